@@ -1,0 +1,39 @@
+"""mtlsuite: train one model on several loss sources (tasks, domains, augmented views) at once."""
+
+from .core.batches import DomainObjective, ProductObjective, TaskObjective, ViewObjective
+from .core.build import build_solver
+from .core.errors import NonFiniteError, UsageError
+from .core.jacobian import Jacobian
+from .core.objective import Objective
+from .core.oracle import Oracle
+from .core.parameters import ParameterSpace
+from .core.registry import register
+from .core.solver import Direction, Solver, StepReport, Wrapper
+from .solvers import FAMO, Equal, NashMTL
+from .wrappers import SAGE, SAM
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FAMO",
+    "SAGE",
+    "SAM",
+    "Direction",
+    "DomainObjective",
+    "Equal",
+    "Jacobian",
+    "NashMTL",
+    "NonFiniteError",
+    "Objective",
+    "Oracle",
+    "ParameterSpace",
+    "ProductObjective",
+    "Solver",
+    "StepReport",
+    "TaskObjective",
+    "UsageError",
+    "ViewObjective",
+    "Wrapper",
+    "build_solver",
+    "register",
+]

@@ -1,0 +1,72 @@
+"""From the YAML form of a solver to the nested object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .errors import UsageError, unknown_name
+from .registry import build
+from .solver import Solver
+
+KEYS = ("base", "wrap", "seed", "on_nonfinite")
+
+
+def build_solver(
+    spec: str | Mapping[str, Any], n_sources: int | None = None, seed: int | None = None
+) -> Solver:
+    """Make the solver that ``spec`` describes.
+
+    Args:
+        spec: the name of a base solver, or a mapping with ``base`` (a name or ``{"name": ..., options}``),
+            ``wrap`` (a list of the same form, from the outside in), ``seed`` and ``on_nonfinite``.
+        n_sources: K.
+        seed: of the solver's generator where the spec does not give one; default 0.
+
+    Raises:
+        UsageError: unknown name or option, bad value; ``key`` is its path in the spec.
+    """
+    if isinstance(spec, str):
+        spec = {"base": spec}
+    if not isinstance(spec, Mapping):
+        raise UsageError(f"a solver is a name or a mapping with the key 'base', found {spec!r}")
+    for key in spec:
+        if key not in KEYS:
+            raise UsageError(unknown_name("key of a solver", key, KEYS), (key,))
+    if "base" not in spec:
+        raise UsageError("a solver needs the key 'base'")
+    wrappers = spec.get("wrap") or []
+    if not isinstance(wrappers, list | tuple):
+        raise UsageError(f"a list of wrappers is needed, from the outside in; found {wrappers!r}", ("wrap",))
+    try:
+        _refuse_common(spec["base"])
+        solver: Solver = build("solver", spec["base"], n_sources=n_sources)
+    except UsageError as error:
+        raise error.under("base") from None
+    for index in reversed(range(len(wrappers))):
+        try:
+            _refuse_common(wrappers[index])
+            solver = build("wrapper", wrappers[index], inner=solver)
+        except UsageError as error:
+            raise error.under("wrap", index) from None
+    solver.on_nonfinite = _choice(spec.get("on_nonfinite", "raise"))
+    solver.reseed(_integer(spec.get("seed", seed or 0)))
+    return solver
+
+
+def _refuse_common(entry: Any) -> None:
+    for key in ("seed", "on_nonfinite", "generator"):
+        if isinstance(entry, Mapping) and key in entry:
+            raise UsageError(f"{key!r} belongs to the solver as a whole, beside 'base' and 'wrap'", (key,))
+
+
+def _choice(value: Any) -> Literal["raise", "skip"]:
+    if value not in ("raise", "skip"):
+        raise UsageError(f"found {value!r}; allowed: raise, skip", ("on_nonfinite",))
+    return value  # type: ignore[no-any-return]
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"an integer is needed, found {value!r}", ("seed",))
+    return value

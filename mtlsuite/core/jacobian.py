@@ -1,0 +1,57 @@
+"""Jacobian: the gradients of all sources, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Jacobian:
+    """Rows g_k of shape (K, P); the first ``n_shared`` columns belong to the shared parameters.
+
+    A source that does not reach a parameter has zeros there.
+    """
+
+    rows: Tensor
+    n_shared: int
+
+    @property
+    def shared(self) -> Tensor:
+        """(K, n_shared) view: the rows over the shared parameters."""
+        return self.rows[:, : self.n_shared]
+
+    def gramian(self) -> Tensor:
+        """(K, K) inner products G = J J^T over the SHARED parameters."""
+        return self.shared @ self.shared.T
+
+    def cosine(self) -> Tensor:
+        """(K, K) cosine similarities over ALL parameters; 0 where a row is zero, 1 on the diagonal."""
+        gramian = self.rows @ self.rows.T
+        norms = gramian.diagonal().clamp_min(0).sqrt()
+        scale = norms.outer(norms)
+        cosine = torch.where(scale > 0, gramian / scale, torch.zeros_like(scale)).clamp(-1, 1)
+        return cosine.fill_diagonal_(1)
+
+    def mean_cosine(self) -> Tensor:
+        """Scalar S: mean cosine over the K (K - 1) / 2 pairs of sources; 1 when K = 1."""
+        n_sources = len(self.rows)
+        if n_sources == 1:
+            return torch.ones((), dtype=self.rows.dtype, device=self.rows.device)
+        return (self.cosine().sum() - n_sources) / (n_sources * (n_sources - 1))
+
+    def mean(self, out: Tensor | None = None) -> Tensor:
+        """(P,) mean gradient."""
+        return torch.mean(self.rows, dim=0, out=out)
+
+    def combine(self, weights: Tensor, out: Tensor | None = None) -> Tensor:
+        """(P,) sum_k w_k g_k for (K,) weights."""
+        weights = weights.to(self.rows)
+        return torch.mv(self.rows.T, weights) if out is None else torch.mv(self.rows.T, weights, out=out)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Jacobian:
+        """The Jacobian whose rows are ``function(rows)``, again (K, P)."""
+        return Jacobian(function(self.rows), self.n_shared)

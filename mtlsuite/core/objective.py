@@ -1,0 +1,138 @@
+"""Objective: K loss sources that share one set of parameters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .errors import UsageError, unknown_name
+from .parameters import ParameterSpace
+
+GraphMode = Literal["auto", "joint", "separate"]
+Losses = Sequence[Tensor] | Tensor
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One forward pass: which sources it gives (``None``: all, their number not yet known)."""
+
+    sources: range | None
+    evaluate: Callable[[], Losses]
+
+
+class Objective:
+    """K losses at the current parameters, given by closures; a new one is made for every batch.
+
+    Args:
+        losses: () -> K scalar losses (a sequence or a (K,) tensor), differentiable.
+        shared: parameters that every source can reach.
+        specific: K lists of parameters, list k for what source k alone can reach (a task head).
+        source: k -> scalar loss of source k alone; default ``losses()[k]``.
+        names: K different names, for logs and errors; default "0", "1", ...
+        modules: modules whose BatchNorm statistics must move only in the first forward of a step.
+        graph: ``joint`` evaluates ``losses()``, one graph for all sources; ``separate`` evaluates
+            ``source(k)`` one after the other, each graph freed at once (needs ``source``, and ``names``
+            or ``specific`` for K); ``auto`` is ``joint`` here.
+
+    Raises:
+        UsageError: names that are not unique, lists of different lengths, parameters both shared and
+            specific, ``separate`` without ``source``.
+    """
+
+    def __init__(
+        self,
+        losses: Callable[[], Losses],
+        shared: Iterable[Tensor],
+        specific: Sequence[Iterable[Tensor]] | None = None,
+        source: Callable[[int], Tensor] | None = None,
+        names: Sequence[str] | None = None,
+        modules: Iterable[nn.Module] | None = None,
+        graph: GraphMode = "auto",
+    ) -> None:
+        self._evaluate = losses
+        self._evaluate_source = source
+        if graph not in ("auto", "joint", "separate"):
+            raise UsageError(unknown_name("graph", graph, ("auto", "joint", "separate")))
+        self._describe(shared, specific, names, modules, separate=graph == "separate")
+        if self.separate and (source is None or self.n_sources is None):
+            raise UsageError("graph 'separate' needs source=..., and names=... or specific=... to know K")
+
+    def _describe(
+        self,
+        shared: Iterable[Tensor],
+        specific: Sequence[Iterable[Tensor]] | None,
+        names: Sequence[str] | None,
+        modules: Iterable[nn.Module] | None,
+        separate: bool,
+    ) -> None:
+        self.space = ParameterSpace(shared, specific or ())
+        self.modules = tuple(modules or ())
+        self.n_sources = _known_count(names, specific)
+        self.separate = separate
+        self._names = None if names is None else tuple(map(str, names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The K names of the sources."""
+        return self._names or tuple(str(k) for k in range(self.n_sources or 0))
+
+    @property
+    def graphs(self) -> list[Graph]:
+        """The forward passes that together give all K losses."""
+        if not self.separate:
+            return [Graph(None if self.n_sources is None else range(self.n_sources), self.losses)]
+        return [
+            Graph(range(k, k + 1), lambda k=k: [self.source(k)])  # type: ignore[misc]
+            for k in range(self.n_sources or 0)
+        ]
+
+    def losses(self) -> Losses:
+        """All K losses, one graph."""
+        return self._evaluate()
+
+    def source(self, k: int) -> Tensor:
+        """Scalar loss of source ``k`` alone."""
+        return self._evaluate_source(k) if self._evaluate_source is not None else self.losses()[k]
+
+    @cached_property
+    def _norms(self) -> list[_NormBase]:
+        return [m for module in self.modules for m in module.modules() if isinstance(m, _NormBase)]
+
+    def statistics(self) -> dict[Tensor, Tensor]:
+        """The running statistics of all normalization layers: buffer -> copy of its value."""
+        return {buffer: buffer.clone() for norm in self._norms for buffer in norm.buffers()}
+
+    @contextmanager
+    def frozen_statistics(self) -> Iterator[None]:
+        """Inside, forwards leave running statistics alone; layers in training mode still use the batch's."""
+        moving = [m for m in self._norms if m.training and m.track_running_stats]
+        buffers = [(m.running_mean, m.running_var) for m in moving]
+        for norm in moving:
+            norm.track_running_stats = False
+            norm.running_mean = norm.running_var = None  # InstanceNorm moves them whatever the flag says
+        try:
+            yield
+        finally:
+            for norm, (mean, variance) in zip(moving, buffers, strict=True):
+                norm.track_running_stats = True
+                norm.running_mean, norm.running_var = mean, variance
+
+
+def _known_count(names: Sequence[str] | None, specific: Sequence[Iterable[Tensor]] | None) -> int | None:
+    if names is not None:
+        doubled = [name for name, count in Counter(map(str, names)).items() if count > 1]
+        if doubled:
+            raise UsageError(f"two sources are named {doubled[0]!r}; names must be unique")
+        if specific is not None and len(specific) != len(names):
+            raise UsageError(f"{len(names)} names but {len(specific)} lists of specific parameters")
+        if not names:
+            raise UsageError("an objective needs at least one source, found no names")
+    given = names if names is not None else specific
+    return None if given is None else len(given)

@@ -1,0 +1,154 @@
+"""ParameterSpace: the parameters of a problem as one flat vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+from .pool import Pool
+
+
+class ParameterSpace:
+    """The P entries of all trained parameters: the shared ones first, then those of single sources.
+
+    Frozen parameters (``requires_grad=False``) are left out.
+
+    Args:
+        shared: parameters that every source can reach.
+        specific: for each source, the parameters that are its own (a task head). A parameter may stand
+            in several of these lists: the head of a task that several domains feed.
+
+    Raises:
+        UsageError: a parameter is both shared and specific, listed twice, not a floating-point leaf, on
+            another device than the rest; or nothing is left to train.
+    """
+
+    def __init__(self, shared: Iterable[Tensor], specific: Sequence[Iterable[Tensor]] = ()) -> None:
+        shared = _trainable(shared, "shared")
+        own = [_trainable(group, f"specific[{k}]") for k, group in enumerate(specific)]
+        _check_disjoint(shared, own)
+        self.parameters = shared + list({id(p): p for group in own for p in group}.values())
+        if not self.parameters:
+            raise UsageError("no parameter to train: all are frozen (requires_grad=False) or none was given")
+        self.sizes = [p.numel() for p in self.parameters]
+        self.n_shared = sum(p.numel() for p in shared)
+        self.n_entries = sum(self.sizes)
+        self.device = _common_device(self.parameters)
+        self.dtype = self.parameters[0].dtype
+        for parameter in self.parameters[1:]:
+            self.dtype = torch.promote_types(self.dtype, parameter.dtype)
+
+    def vector(self, pool: Pool) -> Tensor:
+        """An uninitialised (P,) vector."""
+        return pool.take(self.n_entries, dtype=self.dtype, device=self.device)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """A (P,) vector seen parameter by parameter, in their shapes and memory formats; no copy."""
+        pieces = torch.split(flat, self.sizes)
+        return [_shaped(piece, p) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+    @torch.no_grad()
+    def write(self, flat: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        """Set a (P,) vector from one tensor a parameter; ``None`` stands for zeros."""
+        self._fill(flat, gradients, torch._foreach_copy_)
+        missing = [v for v, g in zip(self.views(flat), gradients, strict=True) if g is None]
+        if missing:
+            torch._foreach_zero_(missing)
+
+    @torch.no_grad()
+    def add(self, flat: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        """Add one tensor a parameter to a (P,) vector; ``None`` stands for zeros."""
+        self._fill(flat, gradients, torch._foreach_add_)
+
+    @torch.no_grad()
+    def copy(self, pool: Pool) -> Tensor:
+        """The parameters' values as a (P,) vector."""
+        flat = self.vector(pool)
+        torch._foreach_copy_(self.views(flat), self.parameters)
+        return flat
+
+    @torch.no_grad()
+    def set(self, flat: Tensor) -> None:
+        """Set the parameters to the values of a (P,) vector."""
+        torch._foreach_copy_(self.parameters, self.views(flat))
+
+    @torch.no_grad()
+    def move(self, displacement: Tensor) -> None:
+        """Add a (P,) vector to the parameters."""
+        torch._foreach_add_(self.parameters, self.views(displacement))
+
+    @contextmanager
+    def moved(self, displacement: Tensor, pool: Pool) -> Iterator[None]:
+        """Parameters at theta + displacement inside the block, at theta bit for bit after it."""
+        start = self.copy(pool)
+        try:
+            self.move(displacement)
+            yield
+        finally:
+            self.set(start)
+
+    def set_gradients(self, flat: Tensor) -> None:
+        """Make each parameter's ``.grad`` its piece of a (P,) vector (a view where the dtypes agree)."""
+        for parameter, piece in zip(self.parameters, self.views(flat), strict=True):
+            parameter.grad = piece.to(parameter.dtype)
+
+    def _fill(self, flat, gradients, operation) -> None:  # type: ignore[no-untyped-def]
+        pairs = [
+            (v, g.to_dense() if g.is_sparse else g)
+            for v, g in zip(self.views(flat), gradients, strict=True)
+            if g is not None
+        ]
+        if pairs:
+            operation([v for v, _ in pairs], [g for _, g in pairs])
+
+
+def _trainable(parameters: Iterable[Tensor], where: str) -> list[Tensor]:
+    if isinstance(parameters, Tensor):
+        raise UsageError(
+            f"{where} is a list of parameters, found one tensor of shape {tuple(parameters.shape)}"
+        )
+    kept = []
+    for index, parameter in enumerate(parameters):
+        if not isinstance(parameter, Tensor):
+            raise UsageError(f"{where}[{index}] is not a tensor but {type(parameter).__name__}")
+        if not parameter.requires_grad:
+            continue
+        if not (parameter.is_leaf and parameter.is_floating_point()):
+            raise UsageError(f"{where}[{index}] is not a floating-point leaf tensor ({parameter.dtype})")
+        kept.append(parameter)
+    if len({id(p) for p in kept}) < len(kept):
+        raise UsageError(f"{where} lists a parameter twice")
+    return kept
+
+
+def _check_disjoint(shared: Sequence[Tensor], specific: Sequence[Sequence[Tensor]]) -> None:
+    known = {id(p) for p in shared}
+    for k, group in enumerate(specific):
+        for parameter in group:
+            if id(parameter) in known:
+                raise UsageError(
+                    f"a parameter of shape {tuple(parameter.shape)} is in shared and in specific[{k}]; "
+                    "it must be in one of them"
+                )
+
+
+def _common_device(parameters: Sequence[Tensor]) -> torch.device:
+    devices = {p.device for p in parameters}
+    if len(devices) > 1:
+        raise UsageError(f"the parameters lie on several devices: {', '.join(sorted(map(str, devices)))}")
+    return devices.pop()
+
+
+def _shaped(piece: Tensor, parameter: Tensor) -> Tensor:
+    for memory_format in (torch.channels_last, torch.channels_last_3d):
+        if (
+            not parameter.is_contiguous()
+            and parameter.dim() == (4 if memory_format is torch.channels_last else 5)
+            and parameter.is_contiguous(memory_format=memory_format)
+        ):
+            return piece.as_strided(parameter.shape, parameter.stride(), piece.storage_offset())
+    return piece.view(parameter.shape)

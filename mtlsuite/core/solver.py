@@ -1,0 +1,292 @@
+"""Solver, Wrapper and what they return."""
+
+from __future__ import annotations
+
+import abc
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict, Unpack
+
+from .errors import NonFiniteError, UsageError
+from .objective import Objective
+from .oracle import Oracle
+from .parameters import ParameterSpace
+from .pool import Pool
+
+Metrics = dict[str, "Tensor | float"]
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """What a solver hands back: a descent direction and how it came about.
+
+    Attributes:
+        vector: (P,) direction; the optimizer subtracts it. It belongs to the receiver.
+        weights: (K,) weights of the base solver, or None where it has none.
+        metrics: scalars to log, keyed ``<solver>/<quantity>``.
+    """
+
+    vector: Tensor
+    weights: Tensor | None = None
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """What happened in one step.
+
+    Attributes:
+        losses: (K,) detached losses at theta, before the step.
+        weights: (K,) weights of the base solver, or None.
+    """
+
+    losses: Tensor
+    weights: Tensor | None
+    _metrics: Metrics
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Logged scalars; read from the device when first looked at."""
+        return {name: float(value) for name, value in self._metrics.items()}
+
+
+class Common(TypedDict, total=False):
+    """Options of every solver; the outermost one's count.
+
+    ``seed``: of the solver's own generator (0). ``generator``: a ready one instead. ``on_nonfinite``:
+    ``raise`` (default) or ``skip`` the step when a loss or gradient is NaN or infinite.
+    """
+
+    seed: int
+    generator: torch.Generator | None
+    on_nonfinite: Literal["raise", "skip"]
+
+
+class Solver(abc.ABC):
+    """Turns K losses and gradients into one descent direction.
+
+    A subclass implements :meth:`direction`; ``stateful`` names the attributes that a checkpoint must
+    hold (tensors, numbers, or objects with a ``state_dict``).
+    """
+
+    name: str = ""
+    stateful: ClassVar[tuple[str, ...]] = ()
+    n_sources: int | None = None
+    on_nonfinite: Literal["raise", "skip"] = "raise"
+    _seed: int = 0
+    _generator: torch.Generator | None = None
+    _own_generator: bool = True
+
+    def __init__(self, **common: Unpack[Common]) -> None:
+        self._seed = common.get("seed") or 0
+        self.on_nonfinite = common.get("on_nonfinite") or "raise"
+        generator = common.get("generator")
+        if generator is not None:
+            self.generator = generator
+
+    @abc.abstractmethod
+    def direction(self, oracle: Oracle) -> Direction:
+        """The descent direction where the oracle stands."""
+
+    def after_step(self, oracle: Oracle) -> None:  # noqa: B027  (most solvers have nothing to do)
+        """Called after the optimizer's step with an oracle of the same batch at the new parameters."""
+
+    def step(self, objective: Objective, optimizer: torch.optim.Optimizer) -> StepReport:
+        """One training step: zero_grad, direction, optimizer.step, after-step update.
+
+        Raises:
+            UsageError: the objective does not fit (number of sources, losses that are no scalars, ...).
+            NonFiniteError: a loss or gradient is not finite (``on_nonfinite="raise"``); the parameters
+                and the optimizer are as before. A skipped step leaves BatchNorm statistics alone, too.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        self._prepare(objective.space, optimizer)
+        statistics = objective.statistics() if self.on_nonfinite == "skip" else {}
+        oracle = Oracle(objective, self._pool, self.n_sources)
+        try:
+            direction = self._finite_direction(oracle)
+        except NonFiniteError:
+            if self.on_nonfinite == "raise":
+                raise
+            for buffer, value in statistics.items():
+                buffer.copy_(value)
+            return StepReport(oracle.start_losses(), None, {f"{self.name}/skipped": 1.0})
+        objective.space.set_gradients(direction.vector)
+        optimizer.step()
+        self.after_step(Oracle(objective, self._pool, self.n_sources, statistics=False))
+        return StepReport(oracle.start_losses(), direction.weights, direction.metrics)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The generator of every random draw of this solver and of those inside it."""
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(self._seed)
+        return self._generator
+
+    @generator.setter
+    def generator(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._own_generator = False
+
+    def reseed(self, seed: int) -> None:
+        """Start the generator anew from ``seed``."""
+        self._seed = seed
+        self._place_generator(torch.Generator(self.generator.device).manual_seed(seed))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs, the generator's state included."""
+        generator = self.generator
+        return {
+            "solver": self.name,
+            "generator": {"device": str(generator.device), "state": generator.get_state()},
+            "attributes": {name: _saved(getattr(self, name)) for name in self.stateful},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a :meth:`state_dict`.
+
+        Raises:
+            UsageError: the state is of another solver, or something is missing in it; nothing is changed.
+        """
+        self._check_state(state)
+        self._load_state(state)
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        missing = {"solver", "generator", "attributes"} - set(state)
+        if missing:
+            raise UsageError(f"this is no state of a solver: {', '.join(sorted(missing))} missing")
+        if state["solver"] != self.name or set(state["attributes"]) != set(self.stateful):
+            raise UsageError(f"the state is of the solver {state['solver']!r}, this one is {self.name!r}")
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        saved = state["generator"]
+        if self._own_generator and str(self.generator.device) != saved["device"]:
+            self._generator = torch.Generator(saved["device"])
+        self.generator.set_state(saved["state"].cpu())
+        for name in self.stateful:
+            _restore(self, name, state["attributes"][name])
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool()
+
+    def _prepare(self, space: ParameterSpace, optimizer: torch.optim.Optimizer) -> None:
+        self._pool.trim()
+        self._place_generator(self.generator)
+        if self.generator.device.type != space.device.type:
+            if not self._own_generator:
+                raise UsageError(
+                    f"the generator is on {self.generator.device}, the parameters are on {space.device}"
+                )
+            self._place_generator(torch.Generator(space.device).manual_seed(self._seed))
+        known = {id(p) for p in space.parameters}
+        stray = [
+            tuple(p.shape)
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.requires_grad and id(p) not in known
+        ]
+        if stray:
+            warnings.warn(
+                f"the optimizer holds {len(stray)} parameters that the objective does not list, e.g. of "
+                f"shape {stray[0]}; they are not trained",
+                stacklevel=3,
+            )
+
+    def _place_generator(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def _finite_direction(self, oracle: Oracle) -> Direction:
+        try:
+            direction = self.direction(oracle)
+        except Exception:
+            oracle.check()  # a solver may stumble over a NaN; then that is the thing to tell
+            raise
+        oracle.check()
+        shape = (oracle.space.n_entries,)
+        if not isinstance(direction, Direction) or direction.vector.shape != shape:
+            raise UsageError(
+                f"{self.name}: direction() must return a Direction with a vector of shape {shape}"
+            )
+        if not bool(torch.linalg.vector_norm(direction.vector, ord=torch.inf).isfinite()):
+            oracle.check_gradients()
+            raise NonFiniteError(
+                "the direction is not finite, although losses and gradients are where the step began"
+            )
+        return direction
+
+
+class Wrapper(Solver):
+    """A solver that changes where or how the sources are looked at and asks the one inside it.
+
+    Args:
+        inner: the solver inside; it draws from this wrapper's generator.
+    """
+
+    def __init__(self, inner: Solver, **common: Unpack[Common]) -> None:
+        if not isinstance(inner, Solver):
+            raise UsageError(f"{self.name}: inner must be a solver, found {inner!r}")
+        self.inner = inner
+        super().__init__(**common)
+        self._place_generator(self.generator)
+
+    @property
+    def n_sources(self) -> int | None:  # type: ignore[override]
+        """K that the solver inside was built for, or None."""
+        return self.inner.n_sources
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The generator of every random draw of this solver and of those inside it."""
+        return Solver.generator.fget(self)  # type: ignore[attr-defined, no-any-return]
+
+    @generator.setter
+    def generator(self, generator: torch.Generator) -> None:
+        self._own_generator = False
+        self._place_generator(generator)
+
+    def after_step(self, oracle: Oracle) -> None:
+        """Hand on to the solver inside."""
+        self.inner.after_step(oracle)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapper's own state and that of the solver inside."""
+        return {**super().state_dict(), "inner": self.inner.state_dict()}
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        if "inner" not in state:
+            raise UsageError(f"the state is not of the wrapper {self.name!r}: it has no 'inner'")
+        self.inner._check_state(state["inner"])
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        self.inner._load_state(state["inner"])
+        super()._load_state(state)
+        self._place_generator(self.generator)
+
+    def _place_generator(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self.inner._place_generator(generator)
+
+
+def _saved(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return copy.deepcopy(value.state_dict() if hasattr(value, "state_dict") else value)
+
+
+def _restore(solver: Solver, name: str, saved: Any) -> None:
+    current = getattr(solver, name)
+    if hasattr(current, "load_state_dict"):
+        current.load_state_dict(copy.deepcopy(saved))
+    elif isinstance(current, Tensor) and isinstance(saved, Tensor) and current.shape == saved.shape:
+        current.data.copy_(saved)
+    else:
+        setattr(solver, name, copy.deepcopy(saved))

@@ -1,0 +1,62 @@
+"""Nash-MTL: the Nash bargaining solution between the sources."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from ..core.oracle import Oracle
+from ..core.registry import register
+from ..core.solver import Common, Direction, Metrics, Solver
+from ..core.types import Count, NonNegative
+from ..linalg import bargaining_weights
+from .clip import limit_shared_norm
+
+
+@register("solver", "nash_mtl")
+class NashMTL(Solver):
+    """Weights alpha > 0 with G alpha = 1/alpha, the Nash bargaining solution. One forward, K backwards.
+
+    Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, eq. 2; d = sum_k alpha_k g_k. Where
+    no solution exists (Pareto-stationary or otherwise dependent gradients) the last weights stay, which are
+    all 1 at first; ``nash_mtl/kept_weights`` counts these steps.
+
+    Args:
+        n_sources: K; default: as many as the objective has.
+        update_weights_every: steps from one solution to the next; between them one backward is spent.
+        max_norm: limit of the norm of d over the SHARED parameters, after combining; None or 0: no limit.
+    """
+
+    stateful = ("alpha", "steps", "kept")
+
+    def __init__(
+        self,
+        n_sources: Count | None = None,
+        update_weights_every: Count = 1,
+        max_norm: NonNegative | None = 1.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(**common)
+        self.n_sources = n_sources
+        self.update_weights_every = update_weights_every
+        self.max_norm = max_norm
+        self.alpha: Tensor | None = None
+        self.steps = 0
+        self.kept = 0
+
+    def direction(self, oracle: Oracle) -> Direction:
+        """The bargaining solution's combination of the gradients."""
+        if self.alpha is not None and len(self.alpha) != oracle.n_sources:
+            self.alpha = None  # the weights of another set of sources mean nothing here
+        due = self.alpha is None or self.steps % self.update_weights_every == 0
+        alpha = bargaining_weights(oracle.jacobian().gramian()) if due else None
+        self.kept += due and alpha is None
+        self.steps += 1
+        if alpha is not None:
+            self.alpha = alpha
+        elif self.alpha is None:
+            self.alpha = torch.ones_like(oracle.losses())
+        metrics: Metrics = {"nash_mtl/kept_weights": self.kept}
+        direction = Direction(oracle.pullback(self.alpha), self.alpha.clone(), metrics)
+        return limit_shared_norm(direction, oracle, self.max_norm)

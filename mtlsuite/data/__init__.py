@@ -1,0 +1,19 @@
+"""Data sets, each an image collection of several domains with one or several tasks."""
+
+from __future__ import annotations
+
+from .base import PARTS, DataSet, Sample, TensorSplit
+from .rotated_digits import RotatedDigits
+from .scenes import Scenes, SceneSplit
+from .sheet import contact_sheet
+
+__all__ = [
+    "PARTS",
+    "DataSet",
+    "RotatedDigits",
+    "Sample",
+    "SceneSplit",
+    "Scenes",
+    "TensorSplit",
+    "contact_sheet",
+]

@@ -1,0 +1,97 @@
+"""What every task's metric offers, and the checks that they share."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ..core.errors import UsageError
+
+Averaging = Literal["batch", "pixel"]
+
+
+class TaskMetric(Metric, abc.ABC):
+    """Quality of one task's predictions over an evaluation, and the task's training criterion.
+
+    Registered as kind ``metric`` under the name of the task. States are sums (or concatenations), so they
+    synchronise across ranks as torchmetrics does it. Fractions are in [0, 1], angles in degrees; a quantity
+    that nothing was measured for is NaN.
+    """
+
+    name: ClassVar[str]
+    higher_is_better_by: ClassVar[dict[str, bool]]
+    """Each quantity that :meth:`compute` returns -> whether more of it is better."""
+
+    full_state_update = False
+    is_differentiable = False
+
+    @abc.abstractmethod
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add a batch."""
+
+    @abc.abstractmethod
+    def compute(self) -> dict[str, Tensor]:
+        """The quantities, float64 scalars, over all batches since the last reset."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        """The task's training criterion, a scalar; where nothing is valid, a zero that has a graph."""
+
+    def add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> None:
+        """A state of the given shape that starts at zero and is summed over the ranks."""
+        self.add_state(name, default=torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+
+
+def check_shape(task: str, what: str, found: Tensor, allowed: tuple[int | str, ...]) -> None:
+    """Refuse a tensor whose shape is not ``allowed``, where a name stands for any size.
+
+    Raises:
+        UsageError: with the found and the allowed shape.
+    """
+    fits = found.ndim == len(allowed) and all(
+        isinstance(size, str) or size == actual for size, actual in zip(allowed, found.shape, strict=True)
+    )
+    if not fits:
+        expected = ", ".join(map(str, allowed))
+        raise UsageError(f"{task}: the {what} has the shape {tuple(found.shape)}, allowed is ({expected})")
+
+
+def check_labels(task: str, labels: Tensor, lowest: int, n_classes: int) -> Tensor:
+    """The labels as int64, all of them known to lie in ``lowest .. n_classes - 1``.
+
+    Raises:
+        UsageError: a label outside, or not a whole number; the range found and the one allowed.
+    """
+    if labels.numel() == 0:
+        return labels.long()
+    least, most = (bound.item() for bound in labels.aminmax())
+    if not (lowest <= least and most < n_classes):
+        raise UsageError(f"{task}: labels from {least} to {most}, allowed are {lowest} to {n_classes - 1}")
+    whole = labels.long()
+    if labels.is_floating_point() and not torch.equal(whole.to(labels.dtype), labels):
+        raise UsageError(f"{task}: labels that are no whole numbers, allowed are {lowest} to {n_classes - 1}")
+    return whole
+
+
+def batch_or_pixel(averaging: Averaging, sums: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """What a batch adds to (total, weight), of whose quotient a mean over the evaluation is made.
+
+    Args:
+        averaging: ``pixel`` gives every valid pixel the same weight; ``batch`` every batch that has one.
+        sums: (..., ) sums over the valid pixels of the batch.
+        count: number of valid pixels of the batch.
+    """
+    if averaging == "pixel":
+        return sums, count
+    return sums / count.clamp(min=1), (count > 0).to(count.dtype)
+
+
+def named(names: dict[str, bool], values: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The quantities by name, in the order in which the metric declares them."""
+    return dict(zip(names, values, strict=True))

@@ -1,0 +1,10 @@
+"""``python -m mtlsuite``: the same as ``python run.py`` and the command ``mtlsuite``."""
+
+from __future__ import annotations
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

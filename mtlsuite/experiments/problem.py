@@ -1,0 +1,176 @@
+"""Problem: what a config says about data and sources, ready to be trained on and evaluated."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.batches import DomainObjective, ProductObjective, TaskObjective, ViewObjective
+from ..core.errors import UsageError, unknown_name
+from ..core.objective import Objective
+from ..core.oracle import Oracle
+from ..core.registry import build
+from ..data.base import DataSet
+from ..data.sampling import BatchStream, derived_seed, gather, pooled, to_device
+from ..data.views import random_views
+from .config import Config, ViewsConfig
+
+Scores = dict[str, dict[str, float]]
+
+
+class Problem:
+    """Data set, source domains, tasks and loss sources of one run.
+
+    Args:
+        config: the resolved run.
+        device: where batches go.
+
+    Raises:
+        UsageError: a task, domain or held-out domain that the data set does not have; no domain left.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.dataset = _dataset(json.dumps(config.data))
+        self.tasks = _chosen("task", "tasks", config.tasks, self.dataset.tasks)
+        domains = _chosen("domain", "domains", config.domains, dict.fromkeys(self.dataset.domains))
+        self.held_out = list(
+            _chosen("domain", "held_out", config.held_out, dict.fromkeys(self.dataset.domains))
+        )
+        self.domains = [domain for domain in domains if domain not in self.held_out]
+        if not self.domains:
+            raise UsageError("every domain is held out, none is left to train on", ("held_out",))
+        self.views = config.views or ViewsConfig()
+        if config.sources == "views" and "class" not in self.tasks:
+            raise UsageError(f"views need the task 'class', found {', '.join(self.tasks)}", ("sources",))
+
+    @cached_property
+    def criteria(self) -> dict[str, Callable[[Any, Any], Tensor]]:
+        """Task -> training loss."""
+        return {task: build("metric", task, n_classes=n).loss for task, n in self.tasks.items()}
+
+    @property
+    def source_names(self) -> list[str]:
+        """The names of the K loss sources."""
+        kind = self.config.sources
+        if kind == "tasks":
+            return list(self.tasks)
+        if kind == "views":
+            return [f"view {k}" for k in range(self.views.count)]
+        if kind == "domains":
+            return list(self.domains)
+        return [f"{domain}/{task}" for domain in self.domains for task in self.tasks]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that go once through the largest stream of training data."""
+        return max(stream.steps_per_epoch for stream in self._streams("train").values())
+
+    def model(self) -> nn.Module:
+        """The untrained model, its initialisation fixed by the run's seed."""
+        torch.manual_seed(derived_seed(self.config.seed, "model"))
+        model: nn.Module = build(
+            "model", self.config.model, tasks=self.tasks, input_shape=self.dataset.input_shape
+        )
+        return model.to(self.device)
+
+    def objective(self, model: nn.Module, step: int, stream: str = "train") -> Objective:
+        """The objective of a training step: its batch, as K loss sources."""
+        batches = [to_device(s.batch(step), self.device) for s in self._streams(stream).values()]
+        inputs, targets = batches[0]
+        kind, graph = self.config.sources, self.config.graph
+        if kind == "tasks":
+            return TaskObjective(model, inputs, targets, self.criteria)
+        if kind == "domains":
+            return DomainObjective(model, batches, self._sum_of_tasks, self.domains, graph)
+        if kind == "domains x tasks":
+            return ProductObjective(model, batches, self.criteria, self.domains, graph)
+        views = random_views(self.views.count, self.views.ops, (self.config.seed, stream, step))
+        return ViewObjective(model, inputs, targets, views, self._sum_of_tasks, self.source_names, graph)
+
+    def cosine(self, model: nn.Module) -> float | None:
+        """Mean pairwise cosine of the sources' gradients on a fixed batch; None for one source."""
+        if len(self.source_names) == 1:
+            return None
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            oracle = Oracle(self.objective(model, 0, "cosine"), statistics=False)
+            return float(oracle.jacobian().mean_cosine())
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> Scores:
+        """Split -> "task/quantity" -> value: on the validation parts and on held-out domains as a whole."""
+        training = model.training
+        model.eval()
+        try:
+            return {name: self._score(model, split) for name, split in self._evaluation_splits.items()}
+        finally:
+            model.train(training)
+
+    @cached_property
+    def _evaluation_splits(self) -> dict[str, Any]:
+        validation = {domain: self.dataset.split(domain, "val") for domain in self.domains}
+        if self.config.sources in ("domains", "domains x tasks"):
+            splits: dict[str, Any] = {f"val/{domain}": split for domain, split in validation.items()}
+        else:
+            splits = {"val": pooled(list(validation.values()))}
+        return splits | {f"test/{domain}": self.dataset.split(domain, "all") for domain in self.held_out}
+
+    def _score(self, model: nn.Module, split: Any) -> dict[str, float]:
+        metrics = {task: build("metric", task, n_classes=n).to(self.device) for task, n in self.tasks.items()}
+        size = self.config.evaluation.batch_size
+        for start in range(0, len(split), size):
+            indices = list(range(start, min(start + size, len(split))))
+            inputs, targets = to_device(gather(split, indices), self.device)
+            predictions = model(inputs)
+            for task, metric in metrics.items():
+                metric.update(predictions[task], targets[task])
+        return {
+            f"{task}/{quantity}": float(value)
+            for task, metric in metrics.items()
+            for quantity, value in metric.compute().items()
+        }
+
+    def _sum_of_tasks(self, prediction: Any, target: Any) -> Tensor:
+        losses = [loss(prediction[task], target[task]) for task, loss in self.criteria.items()]
+        return torch.stack(losses).sum()
+
+    def _streams(self, stream: str) -> dict[str, BatchStream]:
+        return self._all_streams[stream]
+
+    @cached_property
+    def _all_streams(self) -> dict[str, dict[str, BatchStream]]:
+        train, seed = self.config.train, self.config.seed
+        splits = {domain: self.dataset.split(domain, "train") for domain in self.domains}
+        if self.config.sources in ("tasks", "views"):
+            splits = {"all": pooled(list(splits.values()))}
+        return {
+            stream: {
+                name: BatchStream(split, train.batch_size, seed, f"{stream}/{name}", train.replacement)
+                for name, split in splits.items()
+            }
+            for stream in ("train", "cosine")
+        }
+
+
+@functools.lru_cache(maxsize=4)
+def _dataset(spec: str) -> DataSet:
+    """A data set by its specification; the runs of a sweep share it."""
+    dataset: DataSet = build("dataset", json.loads(spec))
+    return dataset
+
+
+def _chosen(what: str, key: str, wanted: Any, offered: dict[str, Any]) -> dict[str, Any]:
+    if wanted is None:
+        return dict(offered)
+    for name in wanted:
+        if name not in offered:
+            raise UsageError(unknown_name(f"{what} of the data set", name, offered), (key,))
+    return {name: offered[name] for name in wanted}

@@ -1,5 +1,8 @@
 """mtlsuite: train one model on several loss sources (tasks, domains, augmented views) at once."""
 
+import importlib
+from types import ModuleType
+
 from .core.batches import DomainObjective, ProductObjective, TaskObjective, ViewObjective
 from .core.build import build_solver
 from .core.errors import NonFiniteError, UsageError
@@ -37,3 +40,10 @@ __all__ = [
     "build_solver",
     "register",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # The heavier rooms are imported when they are first asked for.
+    if name in ("data", "experiments", "metrics", "models"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("mtlsuite", description="Train what a config file describes.")
+    parser = argparse.ArgumentParser(
+        "mtlsuite", description="Train what a config file describes.", allow_abbrev=False
+    )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the experiments to run")
     parser.add_argument(
         "--set",

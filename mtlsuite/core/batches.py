@@ -31,6 +31,8 @@ class MinibatchObjective(Objective):
         shared: Iterable[Tensor],
         specific: Sequence[Iterable[Tensor]] | None,
     ) -> None:
+        if isinstance(minibatches, Mapping):
+            raise UsageError("minibatches: a sequence is needed (its names go to names=...), found a mapping")
         self.model = model
         self.minibatches = list(minibatches)
         self._scores = list(scores)
@@ -218,6 +220,8 @@ def _entry(values: Any, key: str | int, what: str) -> Any:
 
 
 def _keys(criteria: Criteria) -> list[Any]:
+    if not isinstance(criteria, Mapping | Sequence):
+        raise UsageError(f"criteria: a mapping or a sequence of functions is needed, found {criteria!r}")
     keys = list(criteria) if isinstance(criteria, Mapping) else list(range(len(criteria)))
     if not keys:
         raise UsageError("criteria: at least one task is needed, found none")
@@ -233,6 +237,8 @@ def _count_names(names: Sequence[str] | None, count: int, what: str) -> list[str
 
 
 def _partition(model: nn.Module, n_tasks: int) -> tuple[Iterable[Tensor], list[list[Tensor]] | None]:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
     if not hasattr(model, "specific_parameters"):
         return model.parameters(), None
     specific = [list(group) for group in model.specific_parameters()]  # type: ignore[operator]

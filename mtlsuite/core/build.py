@@ -35,7 +35,7 @@ def build_solver(
             raise UsageError(unknown_name("key of a solver", key, KEYS), (key,))
     if "base" not in spec:
         raise UsageError("a solver needs the key 'base'")
-    wrappers = spec.get("wrap") or []
+    wrappers = [] if spec.get("wrap") is None else spec["wrap"]
     if not isinstance(wrappers, list | tuple):
         raise UsageError(f"a list of wrappers is needed, from the outside in; found {wrappers!r}", ("wrap",))
     try:
@@ -46,7 +46,7 @@ def build_solver(
     for index in reversed(range(len(wrappers))):
         try:
             _refuse_common(wrappers[index])
-            solver = build("wrapper", wrappers[index], inner=solver)
+            solver = build("wrapper", wrappers[index], inner=solver, n_sources=n_sources)
         except UsageError as error:
             raise error.under("wrap", index) from None
     solver.on_nonfinite = _choice(spec.get("on_nonfinite", "raise"))

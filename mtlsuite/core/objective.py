@@ -56,6 +56,11 @@ class Objective:
         modules: Iterable[nn.Module] | None = None,
         graph: GraphMode = "auto",
     ) -> None:
+        if not callable(losses):
+            raise UsageError(
+                "losses is a function that computes the K losses anew at each call, "
+                f"found {type(losses).__name__}"
+            )
         self._evaluate = losses
         self._evaluate_source = source
         if graph not in ("auto", "joint", "separate"):
@@ -127,6 +132,8 @@ class Objective:
 
 def _known_count(names: Sequence[str] | None, specific: Sequence[Iterable[Tensor]] | None) -> int | None:
     if names is not None:
+        if isinstance(names, str):
+            raise UsageError(f"names is a list of K names, found the text {names!r}")
         doubled = [name for name, count in Counter(map(str, names)).items() if count > 1]
         if doubled:
             raise UsageError(f"two sources are named {doubled[0]!r}; names must be unique")

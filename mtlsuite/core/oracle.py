@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import NonFiniteError, UsageError
+from .graphs import refuse_reentrant_checkpoints, reusable_graphs
 from .jacobian import Jacobian
 from .objective import Graph, Losses, Objective
 from .parameters import ParameterSpace
@@ -41,6 +42,7 @@ class Oracle:
         self._expected = expected
         self._elsewhere_of: Oracle | None = None
         self._moves_statistics: set[int] = set(range(len(objective.graphs))) if statistics else set()
+        self.inspect_graphs = False  # look for what the gradient functions of torch would leave out silently
         self._seen: list[Tensor] = []  # the losses of every point of the step, for the final check
         self._scalars: dict[int, Tensor] = {}
         self._live: dict[int, list[Tensor]] = {}  # losses whose graph still waits for a backward
@@ -138,11 +140,15 @@ class Oracle:
         self._jacobian = None
         there = Oracle(self.objective, self.pool, self._expected, statistics=False)
         there._elsewhere_of = self._start
+        there.inspect_graphs = self.inspect_graphs
         with self.space.moved(displacement, self.pool):
             yield there
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Oracle:
-        """The oracle whose Jacobian here is ``function(rows)``, (K, P) -> (K, P); the losses stay."""
+        """The oracle whose Jacobian here is ``function(rows)``, (K, P) -> (K, P); the losses stay.
+
+        The function must not write into the rows it is given.
+        """
         return _MappedOracle(self, function)
 
     @property
@@ -187,8 +193,8 @@ class Oracle:
         first_of_step = index in self._moves_statistics
         self._moves_statistics.discard(index)
         statistics = nullcontext() if first_of_step else self.objective.frozen_statistics()
-        with torch.set_grad_enabled(differentiable), statistics:
-            losses = _scalars(graph.evaluate())
+        with torch.set_grad_enabled(differentiable), statistics, reusable_graphs():
+            losses = _scalars(graph.evaluate(), (graph.sources or range(1)).start)
         sources = graph.sources or range(len(losses))
         self._check_count(len(losses), sources)
         for k, loss in zip(sources, losses, strict=True):
@@ -223,7 +229,15 @@ class Oracle:
             )
 
     def _gradient(self, loss: Tensor, last: bool) -> Sequence[Tensor | None]:
-        return torch.autograd.grad(loss, self.space.parameters, retain_graph=not last, allow_unused=True)
+        if self.inspect_graphs:
+            refuse_reentrant_checkpoints(loss)
+        gradients = torch.autograd.grad(loss, self.space.parameters, retain_graph=not last, allow_unused=True)
+        if all(gradient is None for gradient in gradients):
+            raise UsageError(
+                "a loss reaches none of the parameters that the objective lists "
+                f"(its sources: {', '.join(self.names)})"
+            )
+        return gradients
 
     def _known_losses(self) -> Tensor:
         assert self._losses is not None
@@ -245,7 +259,13 @@ class _MappedOracle(Oracle):
 
     def jacobian(self) -> Jacobian:
         if self._jacobian is None:
-            self._jacobian = self._origin.jacobian().map(self._function)
+            origin = self._origin.jacobian()
+            self._jacobian = origin.map(self._function)
+            found = getattr(self._jacobian.rows, "shape", None)
+            if found != origin.rows.shape:
+                raise UsageError(
+                    f"mapped rows must have the shape {tuple(origin.rows.shape)}, the function gave {found}"
+                )
         return self._jacobian
 
     def pullback(self, weights: Tensor | Sequence[float]) -> Tensor:
@@ -263,7 +283,7 @@ class _MappedOracle(Oracle):
             yield there.mapped(self._function)
 
 
-def _scalars(losses: Losses) -> list[Tensor]:
+def _scalars(losses: Losses, first: int) -> list[Tensor]:
     if isinstance(losses, Tensor) and losses.dim() != 1:
         raise UsageError(
             f"losses are K scalars or a (K,) tensor, found a tensor of shape {tuple(losses.shape)}"
@@ -271,7 +291,7 @@ def _scalars(losses: Losses) -> list[Tensor]:
     if not isinstance(losses, Tensor | list | tuple):
         raise UsageError(f"losses are K scalars or a (K,) tensor, found {type(losses).__name__} ({losses!r})")
     scalars = list(losses)
-    for k, loss in enumerate(scalars):
+    for k, loss in enumerate(scalars, start=first):
         if not isinstance(loss, Tensor):
             raise UsageError(f"loss {k} is not a tensor but {type(loss).__name__} ({loss!r})")
         if loss.numel() != 1:

@@ -107,10 +107,9 @@ class ParameterSpace:
 
 
 def _trainable(parameters: Iterable[Tensor], where: str) -> list[Tensor]:
-    if isinstance(parameters, Tensor):
-        raise UsageError(
-            f"{where} is a list of parameters, found one tensor of shape {tuple(parameters.shape)}"
-        )
+    if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable):
+        shape = f" of shape {tuple(parameters.shape)}" if isinstance(parameters, Tensor) else ""
+        raise UsageError(f"{where} is a list of parameters, found one {type(parameters).__name__}{shape}")
     kept = []
     for index, parameter in enumerate(parameters):
         if not isinstance(parameter, Tensor):

@@ -42,6 +42,8 @@ def register(kind: str, name: str) -> Callable[[_C], _C]:
     """
     if kind not in KINDS:
         raise UsageError(unknown_name("kind", kind, KINDS))
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"a {kind} is registered under a name, found {name!r}")
 
     def decorate(cls: _C) -> _C:
         taken = _classes[kind].get(name)
@@ -70,7 +72,9 @@ def lookup(kind: str, name: str) -> Any:
     """
     classes = registered(kind)
     if name not in classes:
-        raise UsageError(unknown_name(kind, name, classes))
+        others = [other for other in KINDS if other != kind and name in registered(other)]
+        hint = f"{name!r} is a {others[0]}, not a {kind}: " if others else ""
+        raise UsageError(hint + unknown_name(kind, name, classes))
     return classes[name]
 
 

@@ -83,6 +83,11 @@ class Solver(abc.ABC):
     _seed: int = 0
     _generator: torch.Generator | None = None
     _own_generator: bool = True
+    _inspected: bool = False
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            cls.name = cls.__name__  # until it is registered under another
 
     def __init__(self, **common: Unpack[Common]) -> None:
         self._seed = common.get("seed") or 0
@@ -104,24 +109,34 @@ class Solver(abc.ABC):
         Raises:
             UsageError: the objective does not fit (number of sources, losses that are no scalars, ...).
             NonFiniteError: a loss or gradient is not finite (``on_nonfinite="raise"``); the parameters
-                and the optimizer are as before. A skipped step leaves BatchNorm statistics alone, too.
+                and the optimizer are as before. A skipped step also leaves the solver's own state and
+                BatchNorm statistics as they were.
         """
+        if not isinstance(objective, Objective):
+            raise UsageError(
+                f"step(objective, optimizer) needs an Objective, found {type(objective).__name__}"
+            )
         optimizer.zero_grad(set_to_none=True)
         self._prepare(objective.space, optimizer)
-        statistics = objective.statistics() if self.on_nonfinite == "skip" else {}
+        skip = self.on_nonfinite == "skip"
+        before = (self.state_dict(), objective.statistics()) if skip else None
         oracle = Oracle(objective, self._pool, self.n_sources)
+        oracle.inspect_graphs = not self._inspected
         try:
             direction = self._finite_direction(oracle)
         except NonFiniteError:
-            if self.on_nonfinite == "raise":
+            if before is None:
                 raise
-            for buffer, value in statistics.items():
+            self._load_state(before[0])
+            for buffer, value in before[1].items():
                 buffer.copy_(value)
             return StepReport(oracle.start_losses(), None, {f"{self.name}/skipped": 1.0})
+        self._inspected = True
+        report = _report(oracle.start_losses(), direction)
         objective.space.set_gradients(direction.vector)
         optimizer.step()
         self.after_step(Oracle(objective, self._pool, self.n_sources, statistics=False))
-        return StepReport(oracle.start_losses(), direction.weights, direction.metrics)
+        return report
 
     @property
     def generator(self) -> torch.Generator:
@@ -206,6 +221,7 @@ class Solver(abc.ABC):
     def _finite_direction(self, oracle: Oracle) -> Direction:
         try:
             direction = self.direction(oracle)
+            oracle.start_losses()
         except Exception:
             oracle.check()  # a solver may stumble over a NaN; then that is the thing to tell
             raise
@@ -274,6 +290,16 @@ class Wrapper(Solver):
     def _place_generator(self, generator: torch.Generator) -> None:
         self._generator = generator
         self.inner._place_generator(generator)
+
+
+def _report(losses: Tensor, direction: Direction) -> StepReport:
+    """A report of its own values: what the solver holds may change in the next step."""
+    weights = direction.weights
+    metrics = {
+        name: value.detach().clone() if isinstance(value, Tensor) else value
+        for name, value in direction.metrics.items()
+    }
+    return StepReport(losses, None if weights is None else weights.detach().clone(), metrics)
 
 
 def _saved(value: Any) -> Any:

@@ -21,8 +21,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint and set torch's random state to what it was.
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state that :func:`save_checkpoint` wrote, checked for being whole.
 
     Raises:
         UsageError: the file is truncated or is no checkpoint of ours.
@@ -36,10 +36,14 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         ) from None
     if not isinstance(state, dict) or set(state) != KEYS:
         raise UsageError(f"{path}: not a checkpoint of mtlsuite; it should hold {', '.join(sorted(KEYS))}")
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set the random state of torch to what a checkpoint says."""
     torch.set_rng_state(state["rng"]["cpu"].cpu())
     for index, cuda in enumerate(state["rng"]["cuda"]):
         torch.cuda.set_rng_state(cuda.cpu(), index)
-    return state
 
 
 def _random_state() -> dict[str, Any]:

@@ -6,6 +6,7 @@ data is checked here, options of registered classes included; nothing later chec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,12 @@ def _unique(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if name in (names or ())[:index]:
             raise UsageError(f"found {name!r} twice: two sources with the same name", (index,))
     return names
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UsageError(f"found {name!r}; allowed: auto, cpu, cuda, or cuda:0, cuda:1, ...")
+    return name
 
 
 Spec = dict[str, Any]  # {"name": ..., **options}
@@ -133,7 +140,7 @@ class Config(_Part):
     seed: Seed = 0
     label: Annotated[str, Field(min_length=1)] | None = None
     single_task: bool = False
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Count | None = None
     tensorboard: bool = False
 
@@ -199,6 +206,8 @@ class Config(_Part):
             raise UsageError(
                 f"allowed only with 'sources: views', found sources {self.sources!r}", ("views",)
             )
+        if self.graph == "separate" and self.sources == "tasks":
+            raise UsageError("found 'separate'; tasks share one graph; allowed: auto, joint", ("graph",))
         if not self.single_task:
             return
         tasks = self.known_tasks()
@@ -263,6 +272,9 @@ def normalise(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(train, Mapping) and isinstance(evaluation, Mapping):
         lengths = [train[unit] for unit in ("steps", "epochs") if _is_integer(train.get(unit), 1)]
         full["evaluation"] = {**({"every": lengths[0]} if lengths else {}), **evaluation}
+        if isinstance(full.get("scheduler"), Mapping):
+            unit = "step" if train.get("steps") else "epoch"
+            full["scheduler"] = {**full["scheduler"], "interval": full["scheduler"].get("interval", unit)}
     if full.get("sources") == "views" and full.get("views") is None:
         full["views"] = {}
     return full

@@ -40,16 +40,22 @@ class ConfigFile:
         return {**copy.deepcopy(values), "name": name or self.name, "plugins": plugins}
 
 
-def read(path: str | PathLike[str], settings: Sequence[str] = ()) -> ConfigFile:
+def read(path: str | PathLike[str], settings: Sequence[str] = (), plugins: bool = True) -> ConfigFile:
     """Read a config file and apply ``settings`` of the form ``dotted.key=value`` (the value is YAML).
 
     In a file with ``experiments``, a key that does not begin with ``experiments.`` is set in all of them.
+
+    Args:
+        path: the YAML file.
+        settings: what the command line sets.
+        plugins: import what the file lists under ``plugins``.
 
     Raises:
         UsageError: the file or a setting is malformed, or has a key that no experiment has.
     """
     document = Document(str(path), *load(path))
-    _load_plugins(document)
+    if plugins:
+        _load_plugins(document)
     experiments = _experiments(document)
     for setting in settings:
         _set(document, setting, experiments)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from rich.progress import (
 )
 
 from .files import atomic_write
-from .results import CONFIG, write_status
+from .results import CONFIG, read_status, write_status
 from .sweep import Run
 from .trainer import Trainer
 from .yaml_file import dump
@@ -105,12 +107,44 @@ def _show(progress: Progress, bar: TaskID, step: int, steps: int) -> None:
 
 
 def _at_once(jobs: Sequence[Job], resume: bool, processes: int) -> Iterator[str | None]:
+    waiting = list(jobs)
+    while waiting:
+        try:
+            for job, failure in _pool(waiting, resume, processes):
+                waiting.remove(job)
+                yield failure
+        except BrokenProcessPool:
+            dead = [job for job in waiting if read_status(job.folder)["status"] == "running"]
+            if not dead:
+                raise
+            for job in dead:
+                waiting.remove(job)
+                yield _note_death(job)
+
+
+def _pool(jobs: Sequence[Job], resume: bool, processes: int) -> Iterator[tuple[Job, str | None]]:
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(processes, context, _prepare, (threads,)) as pool:
         work = functools.partial(_train_below, os.getpid(), resume)
-        for future in as_completed([pool.submit(work, job) for job in jobs]):
-            yield future.result()
+        try:
+            futures = {pool.submit(work, job): job for job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else the runs still waiting would be trained
+            raise
+
+
+def _note_death(job: Job) -> str:
+    message = f"{job.run.id}: its process died (killed, or out of memory?)"
+    write_status(job.folder, "failed", label=job.run.label, baseline=job.run.baseline, error=message)
+    return message
+
+
+def _prepare(threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches workers too: stop, do not take the next run
+    torch.set_num_threads(threads)
 
 
 def _train_below(parent: int, resume: bool, job: Job) -> str | None:

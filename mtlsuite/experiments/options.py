@@ -23,12 +23,12 @@ from .messages import problems
 SUPPLIED = {  # by the framework, so a specification need not give them
     "solver": {"n_sources"},
     "wrapper": {"n_sources"},
-    "model": {"tasks", "input_shape", "n_classes"},
     "metric": {"n_classes"},
 }
-WITHHELD = {  # not to be given in a specification; the seed belongs to the solver as a whole
+WITHHELD = {  # given by the framework alone; the seed belongs to the solver as a whole
     "solver": {"inner", "generator", "seed", "on_nonfinite"},
     "wrapper": {"inner", "generator", "seed", "on_nonfinite"},
+    "model": {"tasks", "input_shape"},
 }
 REQUIRED = inspect.Parameter.empty
 _CLOSURE_OR_SPARSE = {"LBFGS", "SparseAdam"}

@@ -38,7 +38,10 @@ class Problem:
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config = config
         self.device = device
-        self.dataset = _dataset(json.dumps(config.data))
+        try:
+            self.dataset = _dataset(json.dumps(config.data))
+        except UsageError as error:
+            raise error.under("data") from None
         self.tasks = _chosen("task", "tasks", config.tasks, self.dataset.tasks)
         domains = _chosen("domain", "domains", config.domains, dict.fromkeys(self.dataset.domains))
         self.held_out = list(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..core.errors import UsageError
-from .checkpoint import load_checkpoint
+from .checkpoint import read_checkpoint
 from .launcher import Job, launch
 from .report import print_report, report_console, write_report
 from .results import read_status
@@ -65,24 +65,28 @@ def run_folder(folder: Path, run: Run) -> Path:
 
 def _todo(experiment: Experiment, out: Path, resume: bool) -> list[Job]:
     folder = experiment_folder(out, experiment)
-    jobs = [Job(run, run_folder(folder, run)) for run in experiment.runs]
-    jobs = [job for job in jobs if read_status(job.folder)["status"] != "done"]
-    for job in jobs:
-        _check(job, resume)
+    jobs = []
+    for run in experiment.runs:
+        target = run_folder(folder, run)
+        if read_status(target)["status"] != "done":
+            _check(run, target, resume)
+            jobs.append(Job(run, target))
     return jobs
 
 
-def _check(job: Job, resume: bool) -> None:
-    status = read_status(job.folder)["status"]
+def _check(run: Run, folder: Path, resume: bool) -> None:
+    status = read_status(folder)["status"]
     if status in ("running", "failed") and not resume:
         word = "was interrupted" if status == "running" else "failed"
         raise UsageError(
-            f"the run {job.folder} {word} earlier; add --resume to go on from its last checkpoint, "
+            f"the run {folder} {word} earlier; add --resume to go on from its last checkpoint, "
             "or choose another --out"
         )
+    if resume and (folder / CHECKPOINT).exists():
+        read_checkpoint(folder / CHECKPOINT, torch.device("cpu"))
     try:
-        Trainer(job.run.config)
+        Trainer(run.config).check()
     except UsageError as error:
-        raise UsageError(f"{job.run.id}: {'.'.join(map(str, error.key))}: {error.message}") from None
-    if resume and (job.folder / CHECKPOINT).exists():
-        load_checkpoint(job.folder / CHECKPOINT, torch.device("cpu"))
+        raise UsageError(f"{run.place(error.key)}: {error.message} (run {run.id})") from None
+    except Exception:
+        return  # no mistake in the config: this run will fail by itself, with its traceback kept

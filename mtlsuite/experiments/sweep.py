@@ -7,8 +7,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,17 @@ class Run:
         label: its row in the tables.
         config: the run alone, everything decided.
         baseline: a model of one task alone, part of the baseline of delta_m.
+        place: from a key of the config to the place in the file that decided it, for messages.
     """
 
     id: str
     label: str
     config: Config
     baseline: bool = False
+    place: Callable[[Key], str] = field(default=dotted, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[type[Run], tuple[Any, ...]]:
+        return Run, (self.id, self.label, self.config, self.baseline)  # another process has no file to name
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class _Point:
 
     choices: tuple[_Choice, ...]
     config: Config
+    place: Callable[[Key], str] = dotted
 
 
 def expand(file: ConfigFile) -> list[Experiment]:
@@ -107,7 +113,7 @@ def check_folder(out: Path, file: ConfigFile, write: bool = True) -> None:
     path = out / CONFIG
     begun = any(out.glob("runs/*")) or any(out.glob("*/runs/*"))
     if begun and path.exists():
-        _compare(out, read(path), file)
+        _compare(out, read(path, plugins=False), file)  # its plugins may have moved; ours are here
     try:
         if write:
             atomic_write(path, dump({"name": file.name, **file.document.data}))
@@ -175,7 +181,7 @@ def _point(file: ConfigFile, prefix: Key, values: Mapping[str, Any], choices: tu
                 return file.document.place((*prefix, *choice.origin), len(prefix))
         return file.document.place((*prefix, *key), len(prefix))
 
-    return _Point(choices, validate(chosen, place))
+    return _Point(choices, validate(chosen, place), place)
 
 
 def _solver_labels(points: Sequence[_Point]) -> dict[Key, str]:
@@ -220,7 +226,7 @@ def _run(point: _Point, label: str, baseline: bool = False) -> Run:
     parts = [_slug(label), f"seed-{config.seed}", digest]
     if config.held_out:
         parts.insert(1, f"held-{_slug('+'.join(config.held_out))}")
-    return Run("_".join(parts), label, config, baseline)
+    return Run("_".join(parts), label, config, baseline, point.place)
 
 
 def _baselines(points: Sequence[_Point], axes: Sequence[Sequence[_Choice]]) -> list[Run]:
@@ -232,7 +238,9 @@ def _baselines(points: Sequence[_Point], axes: Sequence[Sequence[_Choice]]) -> l
             alone = {**point.config.resolved(), "tasks": [task], "solver": solver, "single_task": False}
             swept = _swept(point, axes, solver=False)
             swept.pop("tasks", None)
-            run = _run(_Point((), validate(alone)), _with(f"single-task {task}", swept), baseline=True)
+            run = _run(
+                _Point((), validate(alone), point.place), _with(f"single-task {task}", swept), baseline=True
+            )
             runs.setdefault(run.id, run)
     return list(runs.values())
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..core.build import build_solver
 from ..core.errors import UsageError
 from ..core.registry import load_plugin
 from ..core.solver import Solver, StepReport
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import read_checkpoint, restore_random_state, save_checkpoint
 from .config import Config
 from .options import make_optimizer, make_scheduler
 from .problem import Problem
@@ -40,10 +41,12 @@ class Trainer:
         self.config = config
         for plugin in config.plugins:  # a process of its own has not read the file
             load_plugin(plugin)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         self.problem = Problem(config, _device(config.device))
         self.solver = make_solver(config, len(self.problem.source_names))
+
+    def check(self) -> None:
+        """Raise the UsageError of a model, optimizer or scheduler that cannot be made; nothing is kept."""
+        _parts(self)
 
     @property
     def steps(self) -> int:
@@ -62,7 +65,14 @@ class Trainer:
             NonFiniteError: the training diverged.
             UsageError: the checkpoint cannot be read.
         """
-        session = _Session(self, folder, resume)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.config.threads or threads)
+        try:
+            self._train(_Session(self, folder, resume), progress)
+        finally:
+            torch.set_num_threads(threads)  # the next run may ask for none, and results depend on it
+
+    def _train(self, session: _Session, progress: Progress) -> None:
         if not session.restored:
             session.record(None)
         meter = _Meter()
@@ -86,9 +96,7 @@ class _Session:
     def __init__(self, trainer: Trainer, folder: Path, resume: bool) -> None:
         config = trainer.config
         self.trainer, self.problem, self.solver = trainer, trainer.problem, trainer.solver
-        self.model = self.problem.model().train()
-        self.optimizer = make_optimizer(config.optimizer, self.model.parameters())
-        self.scheduler = make_scheduler(config.scheduler, self.optimizer) if config.scheduler else None
+        self.model, self.optimizer, self.scheduler = _parts(trainer)
         self.scheduler_every = 1
         if config.scheduler and config.scheduler["interval"] == "epoch":
             self.scheduler_every = self.problem.steps_per_epoch
@@ -148,13 +156,14 @@ class _Session:
             self.board.close()
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.path, self.problem.device)
+        state = read_checkpoint(self.path, self.problem.device)
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler:
                 self.scheduler.load_state_dict(state["scheduler"])
             self.solver.load_state_dict(state["solver"])
+            restore_random_state(state)
         except (RuntimeError, ValueError, KeyError) as error:
             raise UsageError(f"{self.path}: does not fit this config: {error}") from None
         self.step = state["step"]
@@ -179,6 +188,19 @@ class _Meter:
                 key: _mean([r.metrics[key] for r in self._reports if key in r.metrics]) for key in keys
             },
         }
+
+
+def _parts(trainer: Trainer) -> tuple[nn.Module, torch.optim.Optimizer, LRScheduler | None]:
+    config = trainer.config
+    key = "model"
+    try:
+        model = trainer.problem.model().train()
+        key = "optimizer"
+        optimizer = make_optimizer(config.optimizer, model.parameters())
+        key = "scheduler"
+        return model, optimizer, make_scheduler(config.scheduler, optimizer) if config.scheduler else None
+    except UsageError as error:
+        raise error.under(key) from None
 
 
 def make_solver(config: Config, n_sources: int) -> Solver:

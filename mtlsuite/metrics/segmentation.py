@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Segmentation(TaskMetric):
 
     Args:
         n_classes: C.
+        averaging: without effect; one confusion matrix is what both published conventions use here.
 
     Raises:
         UsageError: other shapes, or a label out of range.
@@ -34,9 +35,10 @@ class Segmentation(TaskMetric):
     higher_is_better_by: ClassVar[dict[str, bool]] = {"miou": True, "pixel_accuracy": True}
     confusion: Tensor
 
-    def __init__(self, n_classes: Count) -> None:
+    def __init__(self, n_classes: Count, averaging: Literal["batch", "pixel"] = "batch") -> None:
         super().__init__()
         self.n_classes = n_classes
+        self.averaging = averaging
         self.add_sum("confusion", n_classes, n_classes, dtype=torch.int64)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:

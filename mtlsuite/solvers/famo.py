@@ -13,7 +13,7 @@ from ..core.errors import UsageError
 from ..core.oracle import Oracle
 from ..core.registry import register
 from ..core.solver import Common, Direction, Solver
-from ..core.types import Count, NonNegative, Positive
+from ..core.types import Count, Finite, NonNegative, Positive
 from .clip import limit_shared_norm
 
 OFFSET = 1e-8  # of the losses over their minima; the constant of the reference code
@@ -50,7 +50,7 @@ class FAMO(Solver):
         w_lr: Positive = 0.025,
         gamma: NonNegative = 1e-3,
         max_norm: NonNegative | None = 1.0,
-        min_losses: list[float] | None = None,
+        min_losses: list[Finite] | None = None,
         before: Literal["start", "here"] = "start",
         **common: Unpack[Common],
     ) -> None:

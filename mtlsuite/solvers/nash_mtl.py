@@ -58,5 +58,5 @@ class NashMTL(Solver):
         elif self.alpha is None:
             self.alpha = torch.ones_like(oracle.losses())
         metrics: Metrics = {"nash_mtl/kept_weights": self.kept}
-        direction = Direction(oracle.pullback(self.alpha), self.alpha.clone(), metrics)
+        direction = Direction(oracle.pullback(self.alpha), self.alpha, metrics)
         return limit_shared_norm(direction, oracle, self.max_norm)

@@ -24,7 +24,7 @@ class SAGE(Wrapper):
 
     Args:
         inner: the solver asked at the displaced point.
-        rho: radius of the ascent; 0: none. The paper's range for tasks: 3e-3 (Cityscapes), 5e-4
+        rho: radius of the ascent; 0: none. The reference values for tasks: 3e-3 (Cityscapes), 5e-4
             (NYUv2), both with ``scale="none"``.
         gamma: scale of the noise; 0: none.
         scale: ``weight_norm`` (the paper's Figure 1 and the domain-generalization code) or ``none`` (the

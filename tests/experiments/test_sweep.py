@@ -85,7 +85,7 @@ def test_whole_specs_and_parts_of_lists_can_be_swept(tmp_path: Path) -> None:
     swept = {"solver.wrap.0.rho": [0.1, 0.2], "scheduler.name": ["ExponentialLR"], "scheduler.gamma": [0.5]}
     found = runs(tmp_path, swept, solver={"base": "equal", "wrap": ["sam"]})
     assert [run.config.solver.wrap[0]["rho"] for run in found] == [0.1, 0.2]
-    assert found[0].config.scheduler == {"name": "ExponentialLR", "interval": "epoch", "gamma": 0.5}
+    assert found[0].config.scheduler == {"name": "ExponentialLR", "interval": "step", "gamma": 0.5}
     assert found[1].label == "sam(equal) rho=0.2 name=ExponentialLR gamma=0.5"
 
 

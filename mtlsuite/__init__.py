@@ -11,7 +11,8 @@ from .core.objective import Objective
 from .core.oracle import Oracle
 from .core.parameters import ParameterSpace
 from .core.registry import register
-from .core.solver import Direction, Solver, StepReport, Wrapper
+from .core.report import Direction, StepReport
+from .core.solver import Solver, Wrapper
 from .solvers import FAMO, Equal, NashMTL
 from .wrappers import SAGE, SAM
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import abc
-import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
 from .errors import NonFiniteError, UsageError
@@ -19,42 +16,8 @@ from .objective import Objective
 from .oracle import Oracle
 from .parameters import ParameterSpace
 from .pool import Pool
-
-Metrics = dict[str, "Tensor | float"]
-
-
-@dataclass(frozen=True, eq=False)
-class Direction:
-    """What a solver hands back: a descent direction and how it came about.
-
-    Attributes:
-        vector: (P,) direction; the optimizer subtracts it. It belongs to the receiver.
-        weights: (K,) weights of the base solver, or None where it has none.
-        metrics: scalars to log, keyed ``<solver>/<quantity>``.
-    """
-
-    vector: Tensor
-    weights: Tensor | None = None
-    metrics: Metrics = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class StepReport:
-    """What happened in one step.
-
-    Attributes:
-        losses: (K,) detached losses at theta, before the step.
-        weights: (K,) weights of the base solver, or None.
-    """
-
-    losses: Tensor
-    weights: Tensor | None
-    _metrics: Metrics
-
-    @cached_property
-    def metrics(self) -> dict[str, float]:
-        """Logged scalars; read from the device when first looked at."""
-        return {name: float(value) for name, value in self._metrics.items()}
+from .report import Direction, StepReport, report_of
+from .state import restore, saved
 
 
 class Common(TypedDict, total=False):
@@ -132,7 +95,7 @@ class Solver(abc.ABC):
                 buffer.copy_(value)
             return StepReport(oracle.start_losses(), None, {f"{self.name}/skipped": 1.0})
         self._inspected = True
-        report = _report(oracle.start_losses(), direction)
+        report = report_of(oracle.start_losses(), direction)
         objective.space.set_gradients(direction.vector)
         optimizer.step()
         self.after_step(Oracle(objective, self._pool, self.n_sources, statistics=False))
@@ -161,7 +124,7 @@ class Solver(abc.ABC):
         return {
             "solver": self.name,
             "generator": {"device": str(generator.device), "state": generator.get_state()},
-            "attributes": {name: _saved(getattr(self, name)) for name in self.stateful},
+            "attributes": {name: saved(self, name) for name in self.stateful},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -186,7 +149,7 @@ class Solver(abc.ABC):
             self._generator = torch.Generator(saved["device"])
         self.generator.set_state(saved["state"].cpu())
         for name in self.stateful:
-            _restore(self, name, state["attributes"][name])
+            restore(self, name, state["attributes"][name])
 
     @cached_property
     def _pool(self) -> Pool:
@@ -290,29 +253,3 @@ class Wrapper(Solver):
     def _place_generator(self, generator: torch.Generator) -> None:
         self._generator = generator
         self.inner._place_generator(generator)
-
-
-def _report(losses: Tensor, direction: Direction) -> StepReport:
-    """A report of its own values: what the solver holds may change in the next step."""
-    weights = direction.weights
-    metrics = {
-        name: value.detach().clone() if isinstance(value, Tensor) else value
-        for name, value in direction.metrics.items()
-    }
-    return StepReport(losses, None if weights is None else weights.detach().clone(), metrics)
-
-
-def _saved(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return copy.deepcopy(value.state_dict() if hasattr(value, "state_dict") else value)
-
-
-def _restore(solver: Solver, name: str, saved: Any) -> None:
-    current = getattr(solver, name)
-    if hasattr(current, "load_state_dict"):
-        current.load_state_dict(copy.deepcopy(saved))
-    elif isinstance(current, Tensor) and isinstance(saved, Tensor) and current.shape == saved.shape:
-        current.data.copy_(saved)
-    else:
-        setattr(solver, name, copy.deepcopy(saved))

@@ -26,7 +26,9 @@ def random_views(count: int, ops: int, key: object) -> list[Callable[[Tensor], T
     def view(k: int) -> Callable[[Tensor], Tensor]:
         def apply(inputs: Tensor) -> Tensor:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derived_seed(key, k))
+                torch.default_generator.manual_seed(
+                    derived_seed(key, k)
+                )  # manual_seed would reseed GPUs, too
                 return torch.stack([augment(image) for image in inputs])
 
         return apply

@@ -184,7 +184,9 @@ def collect(folder: Path) -> list[RunResult]:
     runs = folder / "runs"
     if not runs.is_dir():
         raise UsageError(f"{folder} holds no results: it has no folder 'runs'")
-    return [read_run(path) for path in sorted(runs.iterdir(), key=_natural) if path.is_dir()]
+    folders = [path for path in sorted(runs.iterdir(), key=_natural) if path.is_dir()]
+    # A run that was killed at its first write leaves a folder without a file of its own.
+    return [read_run(folder) for folder in folders if any(folder.glob("[!.]*"))]
 
 
 def read_run(folder: Path) -> RunResult:

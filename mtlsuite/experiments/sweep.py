@@ -107,7 +107,7 @@ def check_folder(out: Path, file: ConfigFile, write: bool = True) -> None:
         UsageError: the folder holds another config (the message lists what differs), or nothing can be
             written there.
     """
-    for folder in (out, *out.parents):
+    for folder in (out / "runs", out, *out.parents):
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"cannot write results to {out}: {folder} is not a folder; choose another --out")
     path = out / CONFIG

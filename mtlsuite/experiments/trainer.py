@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..core.build import build_solver
 from ..core.errors import UsageError
 from ..core.registry import load_plugin
-from ..core.solver import Solver, StepReport
+from ..core.report import StepReport
+from ..core.solver import Solver
 from .checkpoint import read_checkpoint, restore_random_state, save_checkpoint
 from .config import Config
 from .options import make_optimizer, make_scheduler

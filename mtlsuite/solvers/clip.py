@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..core.oracle import Oracle
-from ..core.solver import Direction
+from ..core.report import Direction
 
 
 def limit_shared_norm(direction: Direction, oracle: Oracle, max_norm: float | None) -> Direction:

@@ -12,7 +12,8 @@ from typing_extensions import Unpack
 from ..core.errors import UsageError
 from ..core.oracle import Oracle
 from ..core.registry import register
-from ..core.solver import Common, Direction, Solver
+from ..core.report import Direction
+from ..core.solver import Common, Solver
 from ..core.types import Count, Finite, NonNegative, Positive
 from .clip import limit_shared_norm
 

@@ -8,7 +8,8 @@ from typing_extensions import Unpack
 
 from ..core.oracle import Oracle
 from ..core.registry import register
-from ..core.solver import Common, Direction, Metrics, Solver
+from ..core.report import Direction, Metrics
+from ..core.solver import Common, Solver
 from ..core.types import Count, NonNegative
 from ..linalg import bargaining_weights
 from .clip import limit_shared_norm

@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 
 from ..core.oracle import Oracle
 from ..core.registry import register
-from ..core.solver import Common, Direction, Metrics, Solver, Wrapper
+from ..core.report import Direction, Metrics
+from ..core.solver import Common, Solver, Wrapper
 from ..core.types import NonNegative
 from .ascent import Polar, PolarDtype, Scale, spectral_ascent
 

@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 
 from ..core.oracle import Oracle
 from ..core.registry import register
-from ..core.solver import Common, Direction, Solver, Wrapper
+from ..core.report import Direction
+from ..core.solver import Common, Solver, Wrapper
 from ..core.types import NonNegative
 from .ascent import normalized_ascent
 

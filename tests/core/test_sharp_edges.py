@@ -170,3 +170,10 @@ def test_a_compiled_model_gives_the_same_jacobian():
     except torch._dynamo.exc.BackendCompilerFailed as error:
         pytest.skip(f"no working compiler here: {type(error.inner_exception).__name__}")
     torch.testing.assert_close(rows, plain)
+
+
+def test_a_state_that_no_checkpoint_could_give_back_is_refused():
+    solver = Smoothed()
+    solver.average = solver.average.numpy()
+    with pytest.raises(mtl.UsageError, match="Smoothed: the state 'average' must be a tensor"):
+        solver.state_dict()

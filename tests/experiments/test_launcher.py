@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mtlsuite.experiments import launcher
 from mtlsuite.experiments.config_file import read
 from mtlsuite.experiments.launcher import Job
 from mtlsuite.experiments.sweep import expand
+from mtlsuite.experiments.yaml_file import dotted
 
 PLUGIN = '''\
 import torch
@@ -130,7 +132,7 @@ def test_two_at_a_time_are_the_same_to_the_byte(strange: Path, tmp_path: Path) -
 def test_an_orphan_stops(tmp_path: Path) -> None:
     config = write(tmp_path / "one.yaml", DIGITS)
     [experiment] = expand(read(config))
-    job = Job(experiment.runs[0], tmp_path / "run")
+    job = Job(replace(experiment.runs[0], place=dotted), tmp_path / "run")
     nobody = os.getpid()  # not the parent of the process below
     process = apart(launcher._train_below, nobody, False, job)
     process.join()

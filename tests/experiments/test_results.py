@@ -135,6 +135,8 @@ def test_collect_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no folder 'runs'"):
         collect(tmp_path)
     (tmp_path / "runs" / "a").mkdir(parents=True)
+    assert collect(tmp_path) == []  # what a run leaves that was killed at its first write
+    write_status(tmp_path / "runs" / "a", "running")
     with pytest.raises(UsageError, match=r"no config\.yaml"):
         collect(tmp_path)
 

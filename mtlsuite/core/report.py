@@ -1,0 +1,54 @@
+"""What a solver hands back, and what a step tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+Metrics = dict[str, "Tensor | float"]
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """What a solver hands back: a descent direction and how it came about.
+
+    Attributes:
+        vector: (P,) direction; the optimizer subtracts it. It belongs to the receiver.
+        weights: (K,) weights of the base solver, or None where it has none.
+        metrics: scalars to log, keyed ``<solver>/<quantity>``.
+    """
+
+    vector: Tensor
+    weights: Tensor | None = None
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """What happened in one step.
+
+    Attributes:
+        losses: (K,) detached losses at theta, before the step.
+        weights: (K,) weights of the base solver, or None.
+    """
+
+    losses: Tensor
+    weights: Tensor | None
+    _metrics: Metrics
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Logged scalars; read from the device when first looked at."""
+        return {name: float(value) for name, value in self._metrics.items()}
+
+
+def report_of(losses: Tensor, direction: Direction) -> StepReport:
+    """A report of its own values: what the solver holds may change in the next step."""
+    weights = direction.weights
+    metrics = {
+        name: value.detach().clone() if isinstance(value, Tensor) else value
+        for name, value in direction.metrics.items()
+    }
+    return StepReport(losses, None if weights is None else weights.detach().clone(), metrics)

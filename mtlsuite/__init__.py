@@ -14,12 +14,14 @@ from .core.registry import register
 from .core.report import Direction, StepReport
 from .core.solver import Solver, Wrapper
 from .solvers import FAMO, Equal, NashMTL
-from .wrappers import SAGE, SAM
+from .wrappers import DISAM, GGAL, SAGE, SAM
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DISAM",
     "FAMO",
+    "GGAL",
     "SAGE",
     "SAM",
     "Direction",

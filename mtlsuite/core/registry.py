@@ -14,6 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from keyword import iskeyword
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -104,7 +105,8 @@ def parse(kind: str, spec: object) -> tuple[Any, dict[str, Any]]:
         spec = {"name": spec}
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
         raise UsageError(f"a {kind} is a name or a mapping with the key 'name', found {spec!r}")
-    options = {str(key): value for key, value in spec.items() if key != "name"}
+    # `lambda` is no name in Python, so the parameter is `lambda_`; YAML may say either.
+    options = {f"{key}_" if iskeyword(str(key)) else str(key): spec[key] for key in spec if key != "name"}
     try:
         cls = lookup(kind, spec["name"])
     except UsageError as error:

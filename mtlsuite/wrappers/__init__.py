@@ -1,6 +1,8 @@
 """Wrappers: solvers that change where or how the sources are looked at, and ask the solver inside."""
 
+from .disam import DISAM
+from .gga_l import GGAL
 from .sage import SAGE
 from .sam import SAM
 
-__all__ = ["SAGE", "SAM"]
+__all__ = ["DISAM", "GGAL", "SAGE", "SAM"]

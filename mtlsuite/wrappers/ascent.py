@@ -25,6 +25,17 @@ def normalized_ascent(gradient: Tensor, rho: float) -> Tensor:
     return gradient.mul_(_ratio(rho, torch.linalg.vector_norm(gradient)))
 
 
+def adaptive_ascent(theta: Tensor, gradient: Tensor, rho: float) -> Tensor:
+    """eps = rho T^2 g / ||T g|| with T = |theta| entry by entry (Kwon et al., ASAM, ICML 2021, eq. 4).
+
+    ``theta`` (P,) is overwritten, too.
+    """
+    scale = theta.abs_()
+    gradient.mul_(scale)
+    norm = torch.linalg.vector_norm(gradient)
+    return gradient.mul_(scale).mul_(_ratio(rho, norm))
+
+
 def spectral_ascent(
     space: ParameterSpace,
     gradient: Tensor,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ..core.oracle import Oracle
 from ..core.registry import register
-from ..core.report import Direction, Metrics
+from ..core.report import Direction
 from ..core.solver import Common, Solver, Wrapper
 from ..core.types import NonNegative
 from .ascent import Polar, PolarDtype, Scale, spectral_ascent
+from .noise import add_noise, disagreement
 
 
 @register("wrapper", "sage")
@@ -53,10 +55,9 @@ class SAGE(Wrapper):
 
     def direction(self, oracle: Oracle) -> Direction:
         """The noisy direction of the solver inside at the displaced point."""
-        metrics: Metrics = {}
+        metrics: dict[str, Tensor] = {}
         if self.gamma:
-            cosine = oracle.jacobian().mean_cosine()
-            metrics |= {"sage/cosine": cosine, "sage/noise_std": self.gamma * (1 - cosine)}
+            metrics |= disagreement(oracle, self.gamma, "sage")
         if self.rho:
             displacement = spectral_ascent(
                 oracle.space, oracle.mean_gradient(), self.rho, self.scale, self.polar, self.polar_dtype
@@ -67,6 +68,5 @@ class SAGE(Wrapper):
         else:
             inner = self.inner.direction(oracle)
         if self.gamma:
-            noise = oracle.vector().normal_(generator=self.generator)
-            inner.vector.addcmul_(noise, metrics["sage/noise_std"])  # type: ignore[arg-type]
+            add_noise(inner, metrics["sage/noise_std"], oracle, self.generator)
         return Direction(inner.vector, inner.weights, {**inner.metrics, **metrics})

@@ -101,3 +101,46 @@ def test_bad_radius(rho: object) -> None:
 def test_inner_must_be_a_solver(inner: object) -> None:
     with pytest.raises(mtl.UsageError, match="inner"):
         mtl.SAM(inner)
+
+
+def test_adaptive_ascent_by_hand():
+    model = torch.nn.Linear(1, 2, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0], [-0.5]]))
+    slopes = torch.tensor([1.0, 2.0], dtype=torch.float64)  # gradient of the loss; T g = (3, 1)
+    points = []
+
+    def losses() -> list[torch.Tensor]:
+        points.append(model.weight.detach().flatten().clone())
+        return [(model.weight.flatten() * slopes).sum()]
+
+    objective = mtl.Objective(losses, shared=model.parameters())
+    mtl.SAM(mtl.Equal(), rho=0.1, adaptive=True).step(objective, torch.optim.SGD(model.parameters(), 0.0))
+    # eps = rho T^2 g / ||T g|| = 0.1 (9, 0.5) / sqrt(10)
+    expected = points[0] + 0.1 * torch.tensor([9.0, 0.5], dtype=torch.float64) / 10**0.5
+    torch.testing.assert_close(points[1], expected, rtol=0, atol=1e-14)
+
+
+def test_adaptive_sharpness_does_not_see_a_rescaling_of_layers():
+    """||eps_l|| / ||W_l|| is the same when one ReLU layer is scaled by a and the next by 1 / a."""
+    ratios = []
+    for factor in (1.0, 7.0):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 6, bias=False), torch.nn.ReLU(), torch.nn.Linear(6, 1, bias=False)
+        ).double()
+        with torch.no_grad():
+            model[0].weight.mul_(factor)
+            model[2].weight.div_(factor)
+        x = torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(5, 4)
+        seen = []
+
+        def losses(model=model, x=x, seen=seen) -> list[torch.Tensor]:
+            seen.append([p.detach().clone() for p in model.parameters()])
+            return [(model(x) - 1).square().mean()]
+
+        objective = mtl.Objective(losses, shared=model.parameters())
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        mtl.SAM(mtl.Equal(), rho=0.05, adaptive=True).step(objective, optimizer)
+        ratios.append([float((q - p).norm() / p.norm()) for p, q in zip(*seen, strict=True)])
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-9)

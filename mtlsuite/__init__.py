@@ -14,7 +14,7 @@ from .core.registry import register
 from .core.report import Direction, StepReport
 from .core.solver import Solver, Wrapper
 from .solvers import FAMO, Equal, NashMTL
-from .wrappers import DISAM, GGAL, SAGE, SAM
+from .wrappers import DISAM, GGAL, SAGE, SAM, GradientEquilibrium
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "Direction",
     "DomainObjective",
     "Equal",
+    "GradientEquilibrium",
     "Jacobian",
     "NashMTL",
     "NonFiniteError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,7 @@ class Passes:
         self.backwards = 0
 
 
+WRAPPERS = ("sam", "sage", "disam", "gga_l", "gradient_equilibrium")
 NESTINGS = {
     "equal": {"base": "equal"},
     "nash_mtl": {"base": "nash_mtl"},
@@ -112,7 +114,8 @@ NESTINGS = {
 } | {
     f"{'('.join([*names, base])}{')' * len(names)}": {"base": base, "wrap": list(names)}
     for base in ("equal", "nash_mtl", "famo")
-    for names in (("sam",), ("sage",), ("sam", "sam"), ("sam", "sage"), ("sage", "sam"), ("sage", "sage"))
+    for depth in (1, 2)
+    for names in product(WRAPPERS, repeat=depth)
 }
 
 TYPICAL = ("equal", "nash_mtl", "famo", "sam(famo)", "sage(nash_mtl)", "sam(sage(equal))", "sage(sam(famo))")

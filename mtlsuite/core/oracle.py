@@ -85,9 +85,7 @@ class Oracle:
     def jacobian(self) -> Jacobian:
         """Gradients of all sources here, (K, P)."""
         if self._jacobian is None:
-            n_sources = self.n_sources
-            space = self.space
-            rows = self.pool.take(n_sources, space.n_entries, dtype=space.dtype, device=space.device)
+            space, rows = self.space, self.rows()
             for first, losses in self._graphs():
                 for j, loss in enumerate(losses):
                     space.write(rows[first + j], self._gradient(loss, last=j == len(losses) - 1))
@@ -124,6 +122,11 @@ class Oracle:
     def vector(self) -> Tensor:
         """An uninitialised (P,) vector from the pool."""
         return self.space.vector(self.pool)
+
+    def rows(self) -> Tensor:
+        """An uninitialised (K, P) matrix from the pool."""
+        space = self.space
+        return self.pool.take(self.n_sources, space.n_entries, dtype=space.dtype, device=space.device)
 
     @contextmanager
     def moved(self, displacement: Tensor) -> Iterator[Oracle]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,11 +19,13 @@ class Direction:
         vector: (P,) direction; the optimizer subtracts it. It belongs to the receiver.
         weights: (K,) weights of the base solver, or None where it has none.
         metrics: scalars to log, keyed ``<solver>/<quantity>``.
+        sequence: (P,) directions for one optimizer step each, in this order, instead of ``vector``.
     """
 
     vector: Tensor
     weights: Tensor | None = None
     metrics: Metrics = field(default_factory=dict)
+    sequence: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True, eq=False)

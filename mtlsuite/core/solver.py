@@ -43,6 +43,7 @@ class Solver(abc.ABC):
     stateful: ClassVar[tuple[str, ...]] = ()
     n_sources: int | None = None
     on_nonfinite: Literal["raise", "skip"] = "raise"
+    sequential: bool = False  # asks for several optimizer steps, so nothing can be done to its one direction
     _seed: int = 0
     _generator: torch.Generator | None = None
     _own_generator: bool = True
@@ -96,8 +97,9 @@ class Solver(abc.ABC):
             return StepReport(oracle.start_losses(), None, {f"{self.name}/skipped": 1.0})
         self._inspected = True
         report = report_of(oracle.start_losses(), direction)
-        objective.space.set_gradients(direction.vector)
-        optimizer.step()
+        for vector in direction.sequence or [direction.vector]:
+            objective.space.set_gradients(vector)
+            optimizer.step()
         self.after_step(Oracle(objective, self._pool, self.n_sources, statistics=False))
         return report
 
@@ -212,6 +214,11 @@ class Wrapper(Solver):
     def __init__(self, inner: Solver, **common: Unpack[Common]) -> None:
         if not isinstance(inner, Solver):
             raise UsageError(f"{self.name}: inner must be a solver, found {inner!r}")
+        if inner.sequential:
+            raise UsageError(
+                f"{inner.name} takes one optimizer step a source, so {self.name} cannot act on its "
+                "direction; make it the outermost wrapper"
+            )
         self.inner = inner
         super().__init__(**common)
         self._place_generator(self.generator)

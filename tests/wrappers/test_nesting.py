@@ -14,7 +14,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mtlsuite as mtl
 
-CLASSES = {"equal": mtl.Equal, "nash_mtl": mtl.NashMTL, "famo": mtl.FAMO, "sam": mtl.SAM, "sage": mtl.SAGE}
+CLASSES = {
+    "equal": mtl.Equal,
+    "nash_mtl": mtl.NashMTL,
+    "famo": mtl.FAMO,
+    "sam": mtl.SAM,
+    "sage": mtl.SAGE,
+    "disam": mtl.DISAM,
+    "gga_l": mtl.GGAL,
+    "gradient_equilibrium": mtl.GradientEquilibrium,
+}
 
 
 def by_hand(spec: dict, seed: int = 0) -> mtl.Solver:

@@ -14,7 +14,7 @@ from .core.registry import register
 from .core.report import Direction, StepReport
 from .core.solver import Solver, Wrapper
 from .solvers import FAMO, Equal, NashMTL
-from .wrappers import DISAM, GGAL, SAGE, SAM, GradientEquilibrium
+from .wrappers import DISAM, GGAL, SAGE, SAM, Arithmetic, Fish, GradientEquilibrium
 
 __version__ = "0.1.0"
 
@@ -24,9 +24,11 @@ __all__ = [
     "GGAL",
     "SAGE",
     "SAM",
+    "Arithmetic",
     "Direction",
     "DomainObjective",
     "Equal",
+    "Fish",
     "GradientEquilibrium",
     "Jacobian",
     "NashMTL",

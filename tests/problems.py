@@ -106,7 +106,7 @@ class Passes:
         self.backwards = 0
 
 
-WRAPPERS = ("sam", "sage", "disam", "gga_l", "gradient_equilibrium")
+WRAPPERS = ("sam", "sage", "disam", "gga_l", "gradient_equilibrium", "arithmetic")
 NESTINGS = {
     "equal": {"base": "equal"},
     "nash_mtl": {"base": "nash_mtl"},

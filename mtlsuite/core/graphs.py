@@ -1,14 +1,17 @@
-"""What torch does to graphs behind the back of someone who wants K gradients of one graph."""
+"""Losses and their graphs: what is checked of them, and gradients out of them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .errors import UsageError
+from .objective import Losses
 
 
 def reusable_graphs() -> AbstractContextManager[Any]:
@@ -37,3 +40,36 @@ def refuse_reentrant_checkpoints(loss: Tensor) -> None:
                 "from torch.autograd.grad; use_reentrant=False is needed"
             )
         waiting += [below for below, _ in node.next_functions]
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool) -> Sequence[Tensor | None]:
+    """Gradients of a scalar loss, ``None`` where it does not reach a parameter.
+
+    Raises:
+        UsageError: it reaches none of them.
+    """
+    found = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+    if all(gradient is None for gradient in found):
+        raise UsageError("a loss reaches none of the parameters that the objective lists")
+    return found
+
+
+def scalars(losses: Losses, first: int) -> list[Tensor]:
+    """The losses that an objective gave as 0-dim tensors; the first of them is source ``first``.
+
+    Raises:
+        UsageError: they are not K scalars or a (K,) tensor.
+    """
+    if isinstance(losses, Tensor) and losses.dim() != 1:
+        raise UsageError(
+            f"losses are K scalars or a (K,) tensor, found a tensor of shape {tuple(losses.shape)}"
+        )
+    if not isinstance(losses, Tensor | list | tuple):
+        raise UsageError(f"losses are K scalars or a (K,) tensor, found {type(losses).__name__} ({losses!r})")
+    scalars = list(losses)
+    for k, loss in enumerate(scalars, start=first):
+        if not isinstance(loss, Tensor):
+            raise UsageError(f"loss {k} is not a tensor but {type(loss).__name__} ({loss!r})")
+        if loss.numel() != 1:
+            raise UsageError(f"loss {k} is not a scalar but has shape {tuple(loss.shape)}")
+    return [loss.reshape(()) for loss in scalars]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .errors import NonFiniteError, UsageError
-from .graphs import refuse_reentrant_checkpoints, reusable_graphs
+from .graphs import gradients, refuse_reentrant_checkpoints, reusable_graphs, scalars
 from .jacobian import Jacobian
-from .objective import Graph, Losses, Objective
+from .objective import Graph, Objective
 from .parameters import ParameterSpace
 from .pool import Pool
 
@@ -129,30 +129,65 @@ class Oracle:
         return self.pool.take(self.n_sources, space.n_entries, dtype=space.dtype, device=space.device)
 
     @contextmanager
-    def moved(self, displacement: Tensor) -> Iterator[Oracle]:
-        """The oracle at theta + displacement; theta comes back bit for bit, also after an exception.
+    def path(self) -> Iterator[Oracle]:
+        """An oracle that can be walked away from here by :meth:`advance`, and theta back in the end.
 
-        This oracle lets go of its graphs and its Jacobian (whoever holds the latter keeps it), so that one
-        (K, P) buffer serves both points.
+        Theta comes back bit for bit, also after an exception. This oracle lets go of its graphs and its
+        Jacobian (whoever holds the latter keeps it), so that one (K, P) buffer serves all points.
+        """
+        self._start.probe()
+        self._forget()
+        there = Oracle(self.objective, self.pool, self._expected, statistics=False)
+        there._elsewhere_of = self._start
+        there.inspect_graphs = self.inspect_graphs
+        with self.space.restored(self.pool):
+            yield there
+
+    @contextmanager
+    def moved(self, displacement: Tensor) -> Iterator[Oracle]:
+        """The oracle at theta + displacement, a :meth:`path` of one step.
 
         Args:
             displacement: (P,), e.g. the epsilon of a sharpness-aware ascent.
         """
-        self._start.probe()
-        self._live.clear()
-        self._jacobian = None
-        there = Oracle(self.objective, self.pool, self._expected, statistics=False)
-        there._elsewhere_of = self._start
-        there.inspect_graphs = self.inspect_graphs
-        with self.space.moved(displacement, self.pool):
+        with self.path() as there:
+            there.advance(displacement)
             yield there
+
+    def advance(self, displacement: Tensor) -> None:
+        """Move on by a (P,) displacement; only on a :meth:`path`."""
+        self._forget()
+        self._losses = None
+        self._scalars.clear()
+        self.space.move(displacement)
+
+    def source_gradient(self, k: int) -> Tensor:
+        """(P,) gradient of source ``k`` alone here: one forward of that source, one backward."""
+        with torch.enable_grad(), self.objective.frozen_statistics(), reusable_graphs():
+            [loss] = scalars([self.objective.source(k)], k)
+        self._check_differentiable(loss, k)
+        gradient = self.vector()
+        self.space.write(gradient, self._gradient(loss, last=True))
+        return gradient
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Oracle:
         """The oracle whose Jacobian here is ``function(rows)``, (K, P) -> (K, P); the losses stay.
 
         The function must not write into the rows it is given.
         """
-        return _MappedOracle(self, function)
+
+        def measure(origin: Oracle) -> Jacobian:
+            jacobian = origin.jacobian().map(function)
+            wanted, found = (origin.n_sources, origin.space.n_entries), getattr(jacobian.rows, "shape", None)
+            if found != wanted:
+                raise UsageError(f"mapped rows must have the shape {wanted}, the function gave {found}")
+            return jacobian
+
+        return self.shown(measure)
+
+    def shown(self, measure: Callable[[Oracle], Jacobian]) -> Oracle:
+        """The oracle whose Jacobian, at whatever point, is what ``measure`` makes of the oracle there."""
+        return _ShownOracle(self, measure)
 
     @property
     def _start(self) -> Oracle:
@@ -197,14 +232,12 @@ class Oracle:
         self._moves_statistics.discard(index)
         statistics = nullcontext() if first_of_step else self.objective.frozen_statistics()
         with torch.set_grad_enabled(differentiable), statistics, reusable_graphs():
-            losses = _scalars(graph.evaluate(), (graph.sources or range(1)).start)
+            losses = scalars(graph.evaluate(), (graph.sources or range(1)).start)
         sources = graph.sources or range(len(losses))
         self._check_count(len(losses), sources)
         for k, loss in zip(sources, losses, strict=True):
-            if differentiable and not loss.requires_grad:
-                raise UsageError(
-                    f"the loss of source {self.names[k]!r} does not require grad: no parameter reaches it"
-                )
+            if differentiable:
+                self._check_differentiable(loss, k)
             self._scalars[k] = loss.detach()
         if self._losses is None and len(self._scalars) == self.objective.n_sources:
             wide = torch.promote_types(losses[0].dtype, self.space.dtype)
@@ -225,6 +258,16 @@ class Oracle:
                 f"the objective has {self.objective.n_sources} ({', '.join(self.names)})"
             )
 
+    def _forget(self) -> None:
+        self._live.clear()
+        self._jacobian = None
+
+    def _check_differentiable(self, loss: Tensor, k: int) -> None:
+        if not loss.requires_grad:
+            raise UsageError(
+                f"the loss of source {self.names[k]!r} does not require grad: no parameter reaches it"
+            )
+
     def _check_weights(self, weights: Tensor, n_sources: int) -> None:
         if weights.shape != (n_sources,):
             raise UsageError(
@@ -234,25 +277,19 @@ class Oracle:
     def _gradient(self, loss: Tensor, last: bool) -> Sequence[Tensor | None]:
         if self.inspect_graphs:
             refuse_reentrant_checkpoints(loss)
-        gradients = torch.autograd.grad(loss, self.space.parameters, retain_graph=not last, allow_unused=True)
-        if all(gradient is None for gradient in gradients):
-            raise UsageError(
-                "a loss reaches none of the parameters that the objective lists "
-                f"(its sources: {', '.join(self.names)})"
-            )
-        return gradients
+        return gradients(loss, self.space.parameters, keep_graph=not last)
 
     def _known_losses(self) -> Tensor:
         assert self._losses is not None
         return self._losses
 
 
-class _MappedOracle(Oracle):
-    def __init__(self, origin: Oracle, function: Callable[[Tensor], Tensor]) -> None:
+class _ShownOracle(Oracle):
+    def __init__(self, origin: Oracle, measure: Callable[[Oracle], Jacobian]) -> None:
         super().__init__(origin.objective, origin.pool, origin._expected, statistics=False)
         self._elsewhere_of = origin._start
         self._origin = origin
-        self._function = function
+        self._measure = measure
 
     def losses(self) -> Tensor:
         return self._origin.losses()
@@ -262,13 +299,7 @@ class _MappedOracle(Oracle):
 
     def jacobian(self) -> Jacobian:
         if self._jacobian is None:
-            origin = self._origin.jacobian()
-            self._jacobian = origin.map(self._function)
-            found = getattr(self._jacobian.rows, "shape", None)
-            if found != origin.rows.shape:
-                raise UsageError(
-                    f"mapped rows must have the shape {tuple(origin.rows.shape)}, the function gave {found}"
-                )
+            self._jacobian = self._measure(self._origin)
         return self._jacobian
 
     def pullback(self, weights: Tensor | Sequence[float]) -> Tensor:
@@ -279,24 +310,15 @@ class _MappedOracle(Oracle):
         self.jacobian()
         return super().mean_gradient()
 
+    def source_gradient(self, k: int) -> Tensor:
+        return self.vector().copy_(self.jacobian().rows[k])
+
     @contextmanager
-    def moved(self, displacement: Tensor) -> Iterator[Oracle]:
-        self._jacobian = None
-        with self._origin.moved(displacement) as there:
-            yield there.mapped(self._function)
+    def path(self) -> Iterator[Oracle]:
+        self._forget()
+        with self._origin.path() as there:
+            yield there.shown(self._measure)
 
-
-def _scalars(losses: Losses, first: int) -> list[Tensor]:
-    if isinstance(losses, Tensor) and losses.dim() != 1:
-        raise UsageError(
-            f"losses are K scalars or a (K,) tensor, found a tensor of shape {tuple(losses.shape)}"
-        )
-    if not isinstance(losses, Tensor | list | tuple):
-        raise UsageError(f"losses are K scalars or a (K,) tensor, found {type(losses).__name__} ({losses!r})")
-    scalars = list(losses)
-    for k, loss in enumerate(scalars, start=first):
-        if not isinstance(loss, Tensor):
-            raise UsageError(f"loss {k} is not a tensor but {type(loss).__name__} ({loss!r})")
-        if loss.numel() != 1:
-            raise UsageError(f"loss {k} is not a scalar but has shape {tuple(loss.shape)}")
-    return [loss.reshape(()) for loss in scalars]
+    def advance(self, displacement: Tensor) -> None:
+        self._forget()
+        self._origin.advance(displacement)

@@ -82,11 +82,10 @@ class ParameterSpace:
         torch._foreach_add_(self.parameters, self.views(displacement))
 
     @contextmanager
-    def moved(self, displacement: Tensor, pool: Pool) -> Iterator[None]:
-        """Parameters at theta + displacement inside the block, at theta bit for bit after it."""
+    def restored(self, pool: Pool) -> Iterator[None]:
+        """After the block the parameters are what they were before it, bit for bit."""
         start = self.copy(pool)
         try:
-            self.move(displacement)
             yield
         finally:
             self.set(start)

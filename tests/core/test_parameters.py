@@ -61,7 +61,8 @@ def test_moved_and_back_bit_for_bit(dtype: torch.dtype, layout: torch.memory_for
     step = torch.randn(space.n_entries, dtype=space.dtype)
 
     def fail_where_moved() -> None:
-        with space.moved(step, Pool()):
+        with space.restored(Pool()):
+            space.move(step)
             for p, s, e in zip(conv.parameters(), start, space.views(step), strict=True):
                 assert torch.equal(p.detach(), s + e)
             raise KeyError
@@ -77,7 +78,8 @@ def test_mixed_dtypes_restore_exactly() -> None:
     space = mtl.ParameterSpace([a, b])
     assert space.dtype == torch.float64
     start = a.detach().clone(), b.detach().clone()
-    with space.moved(torch.ones(6, dtype=torch.float64), Pool()):
+    with space.restored(Pool()):
+        space.move(torch.ones(6, dtype=torch.float64))
         assert not torch.equal(a, start[0])
     assert torch.equal(a, start[0])
     assert torch.equal(b, start[1])
@@ -99,7 +101,8 @@ def test_a_transposed_leaf_works() -> None:
     space = mtl.ParameterSpace([p])
     start = p.detach().clone()
     assert torch.equal(space.views(space.copy(Pool()))[0], p)
-    with space.moved(torch.ones(12), Pool()):
+    with space.restored(Pool()):
+        space.move(torch.ones(12))
         assert torch.equal(p.detach(), start + 1)
     assert torch.equal(p.detach(), start)
 

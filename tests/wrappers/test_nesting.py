@@ -23,6 +23,7 @@ CLASSES = {
     "disam": mtl.DISAM,
     "gga_l": mtl.GGAL,
     "gradient_equilibrium": mtl.GradientEquilibrium,
+    "arithmetic": mtl.Arithmetic,
 }
 
 

@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
+        if arguments.config is None and arguments.settings and "=" not in arguments.settings[-1]:
+            arguments.config = arguments.settings.pop()  # `--set a=1 CONFIG.yaml`
         if arguments.list:
             _list_registered()
         elif arguments.config is None:
@@ -62,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set",
         dest="settings",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="KEY=VALUE",
         help="set a key of the config, e.g. --set train.steps=20 --set solver.wrap.0.rho=0.1 (repeatable)",

@@ -187,7 +187,11 @@ class Oracle:
 
     def shown(self, measure: Callable[[Oracle], Jacobian]) -> Oracle:
         """The oracle whose Jacobian, at whatever point, is what ``measure`` makes of the oracle there."""
-        return _ShownOracle(self, measure)
+        from .shown import (
+            ShownOracle,  # an oracle itself, so it cannot be imported before this class is there
+        )
+
+        return ShownOracle(self, measure)
 
     @property
     def _start(self) -> Oracle:
@@ -282,43 +286,3 @@ class Oracle:
     def _known_losses(self) -> Tensor:
         assert self._losses is not None
         return self._losses
-
-
-class _ShownOracle(Oracle):
-    def __init__(self, origin: Oracle, measure: Callable[[Oracle], Jacobian]) -> None:
-        super().__init__(origin.objective, origin.pool, origin._expected, statistics=False)
-        self._elsewhere_of = origin._start
-        self._origin = origin
-        self._measure = measure
-
-    def losses(self) -> Tensor:
-        return self._origin.losses()
-
-    def probe(self) -> Tensor:
-        return self._origin.probe()
-
-    def jacobian(self) -> Jacobian:
-        if self._jacobian is None:
-            self._jacobian = self._measure(self._origin)
-        return self._jacobian
-
-    def pullback(self, weights: Tensor | Sequence[float]) -> Tensor:
-        self.jacobian()
-        return super().pullback(weights)
-
-    def mean_gradient(self) -> Tensor:
-        self.jacobian()
-        return super().mean_gradient()
-
-    def source_gradient(self, k: int) -> Tensor:
-        return self.vector().copy_(self.jacobian().rows[k])
-
-    @contextmanager
-    def path(self) -> Iterator[Oracle]:
-        self._forget()
-        with self._origin.path() as there:
-            yield there.shown(self._measure)
-
-    def advance(self, displacement: Tensor) -> None:
-        self._forget()
-        self._origin.advance(displacement)

@@ -51,21 +51,17 @@ def spectral_ascent(
     """
     views = space.views(gradient)
     norms = torch.stack(torch._foreach_norm(views))
-    moved = (norms >= TINY).to(norms)
-    is_matrix = torch.tensor([v.dim() >= 2 for v in views])
-    matrices = [v.reshape(len(v), -1) for v in views if v.dim() >= 2]
+    matrices = [view for view in views if view.dim() >= 2]
     dtype = getattr(torch, polar_dtype) if polar_dtype else None
-    factors = polar_factors(matrices, method=polar, dtype=dtype)
-    torch._foreach_copy_(
-        [v for v in views if v.dim() >= 2],
-        [f.view(v.shape) for f, v in zip(factors, (v for v in views if v.dim() >= 2), strict=True)],
-    )
+    factors = polar_factors([matrix.flatten(1) for matrix in matrices], method=polar, dtype=dtype)
+    for matrix, factor in zip(matrices, factors, strict=True):
+        matrix.copy_(factor.view(matrix.shape))
     lengths = torch.full_like(norms, rho)
     if scale == "weight_norm":
         lengths = rho * torch.stack(torch._foreach_norm([p.detach() for p in space.parameters])).to(norms)
-    is_matrix = is_matrix.to(norms.device)
-    factors_of = torch.where(is_matrix, lengths, rho / norms.clamp_min(TINY)) * moved
-    torch._foreach_mul_(views, list(factors_of.unbind()))
+    is_matrix = torch.tensor([view.dim() >= 2 for view in views], device=norms.device)
+    stretch = torch.where(is_matrix, lengths, rho / norms.clamp_min(TINY)) * (norms >= TINY)
+    torch._foreach_mul_(views, list(stretch.unbind()))
     return gradient
 
 

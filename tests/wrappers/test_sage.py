@@ -192,7 +192,7 @@ def relative_perturbations(model: nn.Sequential, solver: mtl.Wrapper, inputs, ta
     class Spy(mtl.Equal):
         def direction(self, oracle):
             pairs = zip(model.parameters(), start, strict=True)
-            found.extend(float((p - s).norm() / s.norm()) for p, s in pairs)
+            found.extend(float((p - s).detach().norm() / s.norm()) for p, s in pairs)
             found.append(float((model(inputs).detach() - reference).norm() / reference.norm()))
             return super().direction(oracle)
 
@@ -305,3 +305,18 @@ def test_bad_options(option: str, value: object) -> None:
 def test_unknown_option_gets_the_nearest() -> None:
     with pytest.raises(mtl.UsageError, match=r"'gama'.*did you mean 'gamma'"):
         mtl.SAGE(mtl.Equal(), gama=1.0)
+
+
+def test_a_model_of_vectors_alone_moves_as_each_vector_would():
+    theta = [torch.nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in ([3.0, -1.0], [2.0])]
+    points = []
+
+    def losses() -> list[torch.Tensor]:
+        points.append([p.detach().clone() for p in theta])
+        return [theta[0] @ torch.tensor([3.0, 4.0], dtype=torch.float64) + 2 * theta[1].sum()]
+
+    solver = mtl.SAGE(mtl.Equal(), rho=0.1, gamma=0.0)
+    solver.step(mtl.Objective(losses, shared=theta), torch.optim.SGD(theta, 0.0))
+    moved = [q - p for p, q in zip(*points, strict=True)]
+    torch.testing.assert_close(moved[0], torch.tensor([0.06, 0.08], dtype=torch.float64))
+    torch.testing.assert_close(moved[1], torch.tensor([0.1], dtype=torch.float64))

@@ -106,6 +106,15 @@ class Passes:
         self.backwards = 0
 
 
+def task_losses(model):
+    def losses(seed: int):
+        inputs, targets = task_batch(seed)
+        prediction = model(inputs)
+        return [mse(prediction[t], targets[t]) for t in TASKS]
+
+    return losses
+
+
 WRAPPERS = ("sam", "sage", "disam", "gga_l", "gradient_equilibrium", "arithmetic")
 NESTINGS = {
     "equal": {"base": "equal"},

@@ -52,6 +52,7 @@ def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
     namespace = {"__name__": f"docs_{page.stem}"}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), namespace)
+    assert len(namespace) > 2, "the blocks define something"  # beside __name__ and __builtins__
 
 
 @pages("yaml", "sh")

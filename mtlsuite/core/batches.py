@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import UsageError, unknown_name
-from .objective import Graph, GraphMode, Objective
+from .objective import Graph, GraphMode, Objective, check_graph
 
 Criterion = Callable[[Any, Any], Tensor]
 Criteria = Mapping[str, Criterion] | Sequence[Criterion]
@@ -36,8 +36,7 @@ class MinibatchObjective(Objective):
         self.model = model
         self.minibatches = list(minibatches)
         self._scores = list(scores)
-        if graph not in ("auto", "joint", "separate"):
-            raise UsageError(unknown_name("graph", graph, ("auto", "joint", "separate")))
+        check_graph(graph)
         separate = not _has_moving_batch_norm(model) if graph == "auto" else graph == "separate"
         # Not through the closures of Objective: a cycle would keep the batch alive until garbage collection.
         self._describe(shared, specific, names, [model], separate and len(self.minibatches) > 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -63,8 +63,7 @@ class Objective:
             )
         self._evaluate = losses
         self._evaluate_source = source
-        if graph not in ("auto", "joint", "separate"):
-            raise UsageError(unknown_name("graph", graph, ("auto", "joint", "separate")))
+        check_graph(graph)
         self._describe(shared, specific, names, modules, separate=graph == "separate")
         if self.separate and (source is None or self.n_sources is None):
             raise UsageError("graph 'separate' needs source=..., and names=... or specific=... to know K")
@@ -128,6 +127,12 @@ class Objective:
             for norm, (mean, variance) in zip(moving, buffers, strict=True):
                 norm.track_running_stats = True
                 norm.running_mean, norm.running_var = mean, variance
+
+
+def check_graph(graph: str) -> None:
+    """Raise a UsageError unless ``graph`` is one of the three ways to evaluate an objective."""
+    if graph not in get_args(GraphMode):
+        raise UsageError(unknown_name("graph", graph, get_args(GraphMode)))
 
 
 def _known_count(names: Sequence[str] | None, specific: Sequence[Iterable[Tensor]] | None) -> int | None:

@@ -8,29 +8,19 @@ import pytest
 import torch
 from problems import (
     OPTIMIZERS,
-    TASKS,
     Heads,
     One,
     domain_batches,
     domain_objective,
     mse,
     seeded,
-    task_batch,
+    task_losses,
     task_objective,
 )
 from reference import Equal, Famo, Nash, Sage, Sam, flat, gradient, train
 from torch import nn
 
 import mtlsuite as mtl
-
-
-def task_losses(model):
-    def losses(seed: int):
-        inputs, targets = task_batch(seed)
-        prediction = model(inputs)
-        return [mse(prediction[t], targets[t]) for t in TASKS]
-
-    return losses
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

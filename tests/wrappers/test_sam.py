@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import OPTIMIZERS, TASKS, Heads, mse, seeded, task_batch, task_objective
+from problems import OPTIMIZERS, Heads, seeded, task_losses, task_objective
 from reference import Equal, Famo, Sam, flat, train
 
 import mtlsuite as mtl
-
-
-def task_losses(model):
-    def losses(seed: int):
-        inputs, targets = task_batch(seed)
-        prediction = model(inputs)
-        return [mse(prediction[t], targets[t]) for t in TASKS]
-
-    return losses
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -141,8 +141,8 @@ class Box(Shape):
 
 
 @dataclass(frozen=True)
-class Cylinder(Shape):
-    """An upright, capped cylinder; ``half`` is half its height. A very flat one is a disc of ground."""
+class Round(Shape):
+    """A shape that is round about the vertical axis; ``half`` is half its height."""
 
     radius: float
     half: float
@@ -150,6 +150,11 @@ class Cylinder(Shape):
     @property
     def bound(self) -> float:
         return math.hypot(self.radius, self.half)
+
+
+@dataclass(frozen=True)
+class Cylinder(Round):
+    """An upright, capped cylinder. A very flat one is a disc of ground."""
 
     def _enter(self, origins: Array, directions: Array) -> Array:
         o, d = origins[..., ::2], directions[..., ::2]
@@ -166,15 +171,8 @@ class Cylinder(Shape):
 
 
 @dataclass(frozen=True)
-class Cone(Shape):
-    """An upright cone, its tip up: radius ``radius`` at the bottom, ``half`` is half its height."""
-
-    radius: float
-    half: float
-
-    @property
-    def bound(self) -> float:
-        return math.hypot(self.radius, self.half)
+class Cone(Round):
+    """An upright cone, its tip up: radius ``radius`` at the bottom."""
 
     def _enter(self, origins: Array, directions: Array) -> Array:
         slope = self.radius / (2 * self.half)

@@ -14,16 +14,20 @@ from .core.registry import register
 from .core.report import Direction, StepReport
 from .core.solver import Solver, Wrapper
 from .solvers import FAMO, Equal, NashMTL
-from .wrappers import DISAM, GGAL, SAGE, SAM, Arithmetic, Fish, GradientEquilibrium
+from .wrappers import DISAM, GGA, GGAL, GSAM, SAGE, SAGM, SAM, SAMO, Arithmetic, Fish, GradientEquilibrium
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DISAM",
     "FAMO",
+    "GGA",
     "GGAL",
+    "GSAM",
     "SAGE",
+    "SAGM",
     "SAM",
+    "SAMO",
     "Arithmetic",
     "Direction",
     "DomainObjective",

@@ -30,7 +30,7 @@ def nesting(request: pytest.FixtureRequest) -> dict:
     return request.param
 
 
-@pytest.fixture(params=[NESTINGS[name] for name in TYPICAL], ids=TYPICAL)
+@pytest.fixture(params=TYPICAL.values(), ids=TYPICAL.keys())
 def typical(request: pytest.FixtureRequest) -> dict:
     """A few of the nestings, for properties that take longer."""
     return request.param

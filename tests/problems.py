@@ -115,16 +115,44 @@ def task_losses(model):
     return losses
 
 
-WRAPPERS = ("sam", "sage", "disam", "gga_l", "gradient_equilibrium", "arithmetic")
-NESTINGS = {
-    "equal": {"base": "equal"},
-    "nash_mtl": {"base": "nash_mtl"},
-    "famo": {"base": "famo"},
-} | {
-    f"{'('.join([*names, base])}{')' * len(names)}": {"base": base, "wrap": list(names)}
-    for base in ("equal", "nash_mtl", "famo")
-    for depth in (1, 2)
-    for names in product(WRAPPERS, repeat=depth)
+WRAPPERS = {  # with options that matter in the few steps of a test
+    "sam": {},
+    "sage": {},
+    "disam": {},
+    "samo": {"rho": 0.02},
+    "gsam": {},
+    "sagm": {"ascent": {"name": "disam", "lambda": 0.2}},
+    "gga": {"start_step": 0, "end_step": 3, "n_search": 3, "radius": 1e-3},
+    "gga_l": {},
+    "gradient_equilibrium": {},
+    "arithmetic": {"inner_lr": 0.01},
+    "fish": {"inner_lr": 0.01},
 }
+BASES = ("equal", "nash_mtl", "famo")
 
-TYPICAL = ("equal", "nash_mtl", "famo", "sam(famo)", "sage(nash_mtl)", "sam(sage(equal))", "sage(sam(famo))")
+
+def nested(base: str, *names: str) -> tuple[str, dict]:
+    """A name like sam(sage(equal)) and the spec of it."""
+    text = f"{'('.join([*names, base])}{')' * len(names)}"
+    return text, {"base": base, "wrap": [{"name": name, **WRAPPERS[name]} for name in names]}
+
+
+NESTINGS = dict(
+    [nested(base) for base in BASES]
+    + [nested(base, name) for base in BASES for name in WRAPPERS]
+    + [nested("famo", *pair) for pair in product(WRAPPERS, repeat=2)]
+)
+TYPICAL = dict(
+    nested(*names)
+    for names in (
+        ("equal",),
+        ("nash_mtl",),
+        ("famo",),
+        ("famo", "sam"),
+        ("nash_mtl", "sage"),
+        ("equal", "sam", "sage"),
+        ("famo", "sage", "sam"),
+        ("equal", "gga", "samo"),
+        ("nash_mtl", "gsam"),
+    )
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from .objective import Graph, GraphMode, Objective, check_graph
 Criterion = Callable[[Any, Any], Tensor]
 Criteria = Mapping[str, Criterion] | Sequence[Criterion]
 Minibatch = tuple[Any, Any]
+More = Callable[[int], Sequence[Minibatch]]
 
 
 class MinibatchObjective(Objective):
@@ -30,12 +32,14 @@ class MinibatchObjective(Objective):
         graph: GraphMode,
         shared: Iterable[Tensor],
         specific: Sequence[Iterable[Tensor]] | None,
+        more: More | None,
     ) -> None:
         if isinstance(minibatches, Mapping):
             raise UsageError("minibatches: a sequence is needed (its names go to names=...), found a mapping")
         self.model = model
         self.minibatches = list(minibatches)
         self._scores = list(scores)
+        self._more = more
         check_graph(graph)
         separate = not _has_moving_batch_norm(model) if graph == "auto" else graph == "separate"
         # Not through the closures of Objective: a cycle would keep the batch alive until garbage collection.
@@ -56,6 +60,17 @@ class MinibatchObjective(Objective):
         inputs, targets = self.minibatches[d]
         prediction = self.model(inputs)
         return [score(prediction, targets) for score in self._scores]
+
+    def redrawn(self, draw: int) -> Objective:
+        """The same sources on the minibatches ``more(draw)``."""
+        if self._more is None:
+            return super().redrawn(draw)
+        other = copy.copy(self)
+        other.minibatches = list(self._more(draw))
+        found, wanted = len(other.minibatches), len(self.minibatches)
+        if found != wanted:
+            raise UsageError(f"more({draw}) gave {found} minibatches, the step has {wanted}")
+        return other
 
     def source(self, k: int) -> Tensor:
         """Scalar loss of task k mod T on minibatch k div T."""
@@ -89,6 +104,8 @@ class ProductObjective(MinibatchObjective):
         minibatches: D pairs (inputs, targets), the targets a mapping or sequence with one entry a task.
         criteria: T functions (prediction, target) -> scalar loss, as a mapping or a sequence.
         names: D names of the domains; default "0", "1", ...
+        more: draw 1, 2, ... -> further minibatches of the same form, for wrappers that take several steps
+            on a source; default: there are none.
         graph: ``separate``: one forward a minibatch, freed at once; ``joint``: one forward of all
             minibatches concatenated; ``auto``: ``joint`` where the model has BatchNorm in training mode (so
             that batch statistics are those of the whole batch), else ``separate``.
@@ -104,6 +121,7 @@ class ProductObjective(MinibatchObjective):
         criteria: Criteria,
         names: Sequence[str] | None = None,
         graph: GraphMode = "auto",
+        more: More | None = None,
     ) -> None:
         tasks = _keys(criteria)
         shared, specific = _partition(model, len(tasks))
@@ -116,6 +134,7 @@ class ProductObjective(MinibatchObjective):
             graph=graph,
             shared=shared,
             specific=None if specific is None else specific * len(minibatches),
+            more=more,
         )
 
 
@@ -127,9 +146,12 @@ class TaskObjective(MinibatchObjective):
         inputs: one batch.
         targets: one entry a task, a mapping or a sequence.
         criteria: K functions (prediction, target) -> scalar loss; the keys are the names of the sources.
+        more: draw -> a list of one further batch (inputs, targets), as for :class:`ProductObjective`.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, targets: Any, criteria: Criteria) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Any, targets: Any, criteria: Criteria, more: More | None = None
+    ) -> None:
         tasks = _keys(criteria)
         shared, specific = _partition(model, len(tasks))
         super().__init__(
@@ -140,6 +162,7 @@ class TaskObjective(MinibatchObjective):
             graph="joint",
             shared=shared,
             specific=specific,
+            more=more,
         )
 
 
@@ -151,7 +174,7 @@ class DomainObjective(MinibatchObjective):
         minibatches: K pairs (inputs, targets).
         criterion: (prediction, targets) -> scalar loss.
         names: K names of the domains; default "0", "1", ...
-        graph: as for :class:`ProductObjective`.
+        graph, more: as for :class:`ProductObjective`.
     """
 
     def __init__(
@@ -161,6 +184,7 @@ class DomainObjective(MinibatchObjective):
         criterion: Criterion,
         names: Sequence[str] | None = None,
         graph: GraphMode = "auto",
+        more: More | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -170,6 +194,7 @@ class DomainObjective(MinibatchObjective):
             graph=graph,
             shared=model.parameters(),
             specific=None,
+            more=more,
         )
 
 
@@ -185,7 +210,7 @@ class ViewObjective(DomainObjective):
         views: K functions from a batch of inputs to a batch of the same length.
         criterion: (prediction, targets) -> scalar loss.
         names: K names of the views; default "0", "1", ...
-        graph: as for :class:`ProductObjective`.
+        graph, more: as for :class:`ProductObjective`.
     """
 
     def __init__(
@@ -197,10 +222,11 @@ class ViewObjective(DomainObjective):
         criterion: Criterion,
         names: Sequence[str] | None = None,
         graph: GraphMode = "auto",
+        more: More | None = None,
     ) -> None:
         if not views:
             raise UsageError("views: at least one augmentation is needed, found none")
-        super().__init__(model, [(view(inputs), targets) for view in views], criterion, names, graph)
+        super().__init__(model, [(view(inputs), targets) for view in views], criterion, names, graph, more)
 
 
 def _score(prediction: Any, targets: Any, key: str | int, criterion: Criterion) -> Tensor:

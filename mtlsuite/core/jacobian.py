@@ -13,11 +13,13 @@ from torch import Tensor
 class Jacobian:
     """Rows g_k of shape (K, P); the first ``n_shared`` columns belong to the shared parameters.
 
-    A source that does not reach a parameter has zeros there.
+    A source that does not reach a parameter has zeros there. ``losses`` are the (K,) losses where the rows
+    were taken, if that was at several points.
     """
 
     rows: Tensor
     n_shared: int
+    losses: Tensor | None = None
 
     @property
     def shared(self) -> Tensor:

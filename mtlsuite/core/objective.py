@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -105,6 +106,40 @@ class Objective:
         """Scalar loss of source ``k`` alone."""
         return self._evaluate_source(k) if self._evaluate_source is not None else self.losses()[k]
 
+    def all_but(self, chosen: Sequence[str | Tensor]) -> list[int]:
+        """Numbers of the parameters that are not among the chosen ones.
+
+        Args:
+            chosen: parameters, or patterns (``featurizer.*``) of their names in ``modules``.
+
+        Raises:
+            UsageError: a pattern that no name matches, a tensor that is no parameter here.
+        """
+        names = {id(p): name for module in self.modules for name, p in module.named_parameters()}
+        parameters = {id(p): names.get(id(p), "") for p in self.space.parameters}
+        found: set[int] = set()
+        for wanted in chosen:
+            if isinstance(wanted, Tensor):
+                matches = {id(wanted)} & set(parameters)
+            else:
+                matches = {key for key, name in parameters.items() if name and fnmatchcase(name, wanted)}
+            if not matches:
+                what = f"a tensor of shape {tuple(wanted.shape)}" if isinstance(wanted, Tensor) else wanted
+                raise UsageError(unknown_name("parameter", what, filter(None, parameters.values())))
+            found |= matches
+        return [index for index, p in enumerate(self.space.parameters) if id(p) not in found]
+
+    def redrawn(self, draw: int) -> Objective:
+        """The same sources on further minibatches, number ``draw`` >= 1 of this step.
+
+        Raises:
+            UsageError: this objective has none to offer.
+        """
+        raise UsageError(
+            f"{type(self).__name__} has no minibatches beside those of the step (asked for number {draw}); "
+            "an objective of minibatches has them where it is given more=..."
+        )
+
     @cached_property
     def _norms(self) -> list[_NormBase]:
         return [m for module in self.modules for m in module.modules() if isinstance(m, _NormBase)]
@@ -112,6 +147,18 @@ class Objective:
     def statistics(self) -> dict[Tensor, Tensor]:
         """The running statistics of all normalization layers: buffer -> copy of its value."""
         return {buffer: buffer.clone() for norm in self._norms for buffer in norm.buffers()}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the modules are in evaluation mode: BatchNorm uses running statistics, dropout is off."""
+        modes = [(m, m.training) for module in self.modules for m in module.modules()]
+        try:
+            for module in self.modules:
+                module.eval()
+            yield
+        finally:
+            for m, training in modes:
+                m.training = training
 
     @contextmanager
     def frozen_statistics(self) -> Iterator[None]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from .errors import NonFiniteError, UsageError
+from .errors import UsageError
+from .forwards import Forwards, check_differentiable
 from .graphs import gradients, refuse_reentrant_checkpoints, reusable_graphs, scalars
 from .jacobian import Jacobian
-from .objective import Graph, Objective
+from .objective import Objective
 from .parameters import ParameterSpace
 from .pool import Pool
 
@@ -28,6 +29,7 @@ class Oracle:
         pool: where large tensors come from.
         expected: K as the solver knows it; another number of sources is refused.
         statistics: whether the first forward moves BatchNorm statistics.
+        parent: the oracle from whose point this one set out; none where the step begins.
     """
 
     def __init__(
@@ -36,18 +38,19 @@ class Oracle:
         pool: Pool | None = None,
         expected: int | None = None,
         statistics: bool = True,
+        parent: Oracle | None = None,
     ) -> None:
         self.objective = objective
         self.pool = pool or Pool()
-        self._expected = expected
-        self._elsewhere_of: Oracle | None = None
-        self._moves_statistics: set[int] = set(range(len(objective.graphs))) if statistics else set()
-        self.inspect_graphs = False  # look for what the gradient functions of torch would leave out silently
-        self._seen: list[Tensor] = []  # the losses of every point of the step, for the final check
-        self._scalars: dict[int, Tensor] = {}
-        self._live: dict[int, list[Tensor]] = {}  # losses whose graph still waits for a backward
-        self._losses: Tensor | None = None
+        self.expected = expected
+        self.inspect_graphs: bool = parent is not None and parent.inspect_graphs
+        self.keep_mean = False  # whether a second mean_gradient at the same point shall cost nothing
+        self.seen: list[Tensor] = []  # where the step begins: the losses of every point of the step
+        self._home: tuple[Tensor, Tensor] | None = None  # there, too: losses and theta before a relocation
+        self._parent = parent
+        self._forwards = Forwards(objective, expected, statistics, self.start.seen)
         self._jacobian: Jacobian | None = None
+        self._mean: Tensor | None = None
 
     @property
     def space(self) -> ParameterSpace:
@@ -64,29 +67,30 @@ class Oracle:
         """The names of the K sources."""
         return self.objective.names
 
+    @property
+    def start(self) -> Oracle:
+        """The oracle of the point where the step began."""
+        # Not stored on itself: a cycle would keep the large tensors alive until the garbage collector comes.
+        return self if self._parent is None else self._parent.start
+
     def losses(self) -> Tensor:
         """(K,) losses here, detached; the graphs are kept for a later gradient."""
-        if self._losses is None:
-            for index, graph in enumerate(self.objective.graphs):
-                self._live[index] = self._forward(index, graph)
-        return self._known_losses()
+        return self._forwards.losses(differentiable=True)
 
     def probe(self) -> Tensor:
         """(K,) losses here without any graph: cheaper than ``losses`` where no gradient will be asked for."""
-        if self._losses is None:
-            for index, graph in enumerate(self.objective.graphs):
-                self._forward(index, graph, differentiable=False)
-        return self._known_losses()
+        return self._forwards.losses(differentiable=False)
 
     def start_losses(self) -> Tensor:
         """(K,) losses where the step began, whoever has moved the parameters since."""
-        return self._start.losses()
+        start = self.start
+        return start.losses() if start._home is None else start._home[0]
 
     def jacobian(self) -> Jacobian:
         """Gradients of all sources here, (K, P)."""
         if self._jacobian is None:
             space, rows = self.space, self.rows()
-            for first, losses in self._graphs():
+            for first, losses in self._forwards.graphs():
                 for j, loss in enumerate(losses):
                     space.write(rows[first + j], self._gradient(loss, last=j == len(losses) - 1))
             self._jacobian = Jacobian(rows, space.n_shared)
@@ -105,7 +109,7 @@ class Oracle:
         self._check_weights(weights, self.n_sources)
         total = self.vector()
         operation = self.space.write
-        for first, losses in self._graphs():
+        for first, losses in self._forwards.graphs():
             share = weights[first : first + len(losses)]
             mixed = sum(w.to(loss.dtype) * loss for w, loss in zip(share, losses, strict=True))
             operation(total, self._gradient(mixed, last=True))
@@ -116,8 +120,24 @@ class Oracle:
         """(P,) gradient of the mean loss here, the caller's to change."""
         if self._jacobian is not None:
             return self._jacobian.mean(out=self.vector())
-        n_sources = self.n_sources
-        return self.pullback([1 / n_sources] * n_sources)
+        if self._mean is not None:
+            return self.vector().copy_(self._mean)
+        mean = self.pullback([1 / self.n_sources] * self.n_sources)
+        if self.keep_mean:
+            self._mean = self.vector().copy_(mean)
+        return mean
+
+    def row(self, k: int) -> tuple[Tensor, Tensor]:
+        """() loss and (P,) gradient of source ``k`` here, by the forward of its graph and one backward."""
+        first, losses = self._forwards.graph_of(k)
+        return losses[k - first].detach(), self._flat_gradient(losses[k - first])
+
+    def source_gradient(self, k: int) -> Tensor:
+        """(P,) gradient of source ``k`` alone here: one forward of that source, one backward."""
+        with torch.enable_grad(), self.objective.frozen_statistics(), reusable_graphs():
+            [loss] = scalars([self.objective.source(k)], k)
+        check_differentiable(loss, self.names[k])
+        return self._flat_gradient(loss)
 
     def vector(self) -> Tensor:
         """An uninitialised (P,) vector from the pool."""
@@ -130,18 +150,16 @@ class Oracle:
 
     @contextmanager
     def path(self) -> Iterator[Oracle]:
-        """An oracle that can be walked away from here by :meth:`advance`, and theta back in the end.
+        """An oracle that can be walked away from here (``advance``, ``place``), and theta back in the end.
 
         Theta comes back bit for bit, also after an exception. This oracle lets go of its graphs and its
         Jacobian (whoever holds the latter keeps it), so that one (K, P) buffer serves all points.
         """
-        self._start.probe()
+        if self.start._home is None:
+            self.start.probe()
         self._forget()
-        there = Oracle(self.objective, self.pool, self._expected, statistics=False)
-        there._elsewhere_of = self._start
-        there.inspect_graphs = self.inspect_graphs
         with self.space.restored(self.pool):
-            yield there
+            yield Oracle(self.objective, self.pool, self.expected, statistics=False, parent=self)
 
     @contextmanager
     def moved(self, displacement: Tensor) -> Iterator[Oracle]:
@@ -156,19 +174,42 @@ class Oracle:
 
     def advance(self, displacement: Tensor) -> None:
         """Move on by a (P,) displacement; only on a :meth:`path`."""
-        self._forget()
-        self._losses = None
-        self._scalars.clear()
+        self._leave()
         self.space.move(displacement)
 
-    def source_gradient(self, k: int) -> Tensor:
-        """(P,) gradient of source ``k`` alone here: one forward of that source, one backward."""
-        with torch.enable_grad(), self.objective.frozen_statistics(), reusable_graphs():
-            [loss] = scalars([self.objective.source(k)], k)
-        self._check_differentiable(loss, k)
-        gradient = self.vector()
-        self.space.write(gradient, self._gradient(loss, last=True))
-        return gradient
+    def place(self, displacement: Tensor) -> None:
+        """Move to a (P,) displacement from where the innermost :meth:`path` began."""
+        self._leave()
+        self.space.set(self.space.anchors[-1])
+        self.space.move(displacement)
+
+    def relocate(self, displacement: Tensor) -> None:
+        """Move theta itself by (P,), for good: the paths being walked will lead back to it there.
+
+        ``start_losses`` stay those of the theta where the step began; a step that fails goes back to it.
+        """
+        start = self.start
+        if start._home is None:
+            theta = self.space.anchors[0] if self.space.anchors else self.space.copy(self.pool)
+            start._home = (start.probe(), self.vector().copy_(theta))
+        self.space.shift(displacement)
+        oracle: Oracle | None = self
+        while oracle is not None:
+            oracle._leave()
+            oracle = oracle._parent
+
+    def go_home(self) -> None:
+        """Undo every :meth:`relocate` of this step."""
+        if self.start._home is not None:
+            self.space.set(self.start._home[1])
+
+    def redrawn(self, draw: int) -> Oracle:
+        """The oracle here of the same sources on further minibatches, number ``draw`` >= 1 of this step.
+
+        Raises:
+            UsageError: the objective cannot supply any.
+        """
+        return Oracle(self.objective.redrawn(draw), self.pool, self.expected, statistics=False, parent=self)
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Oracle:
         """The oracle whose Jacobian here is ``function(rows)``, (K, P) -> (K, P); the losses stay.
@@ -185,92 +226,26 @@ class Oracle:
 
         return self.shown(measure)
 
-    def shown(self, measure: Callable[[Oracle], Jacobian]) -> Oracle:
-        """The oracle whose Jacobian, at whatever point, is what ``measure`` makes of the oracle there."""
+    def shown(self, measure: Callable[[Oracle], Jacobian], measures_losses: bool = False) -> Oracle:
+        """The oracle whose Jacobian, at whatever point, is what ``measure`` makes of the oracle there.
+
+        Args:
+            measure: makes the Jacobian.
+            measures_losses: whether the Jacobian brings its own ``losses``, which are then shown as well.
+        """
         from .shown import (
             ShownOracle,  # an oracle itself, so it cannot be imported before this class is there
         )
 
-        return ShownOracle(self, measure)
-
-    @property
-    def _start(self) -> Oracle:
-        # Not stored on itself: a cycle would keep the large tensors alive until the garbage collector comes.
-        return self._elsewhere_of or self
-
-    def check(self) -> None:
-        """Raise where a loss seen in this step is not finite.
-
-        Raises:
-            NonFiniteError: naming the source.
-        """
-        start = self._start
-        if not start._seen or bool(torch.stack(start._seen).isfinite().all()):
-            return
-        for losses in start._seen:
-            for k in (~losses.isfinite()).nonzero().flatten().tolist():
-                if losses is not start._seen[0]:  # was it a gradient that led there?
-                    start.check_gradients()
-                raise NonFiniteError(
-                    f"the loss of source {self.names[k]!r} is not finite ({float(losses[k])})"
-                )
-
-    def check_gradients(self) -> None:
-        """Raise where a gradient here is not finite; costs a Jacobian.
-
-        Raises:
-            NonFiniteError: naming the source.
-        """
-        finite = self.jacobian().rows.isfinite().all(dim=1)
-        for name, fine in zip(self.names, finite.tolist(), strict=True):
-            if not fine:
-                raise NonFiniteError(f"the gradient of source {name!r} is not finite (its loss is)")
-
-    def _graphs(self) -> Iterator[tuple[int, list[Tensor]]]:
-        for index, graph in enumerate(self.objective.graphs):
-            losses = self._live.pop(index, None) or self._forward(index, graph)
-            yield (graph.sources or range(len(losses))).start, losses
-
-    def _forward(self, index: int, graph: Graph, differentiable: bool = True) -> list[Tensor]:
-        first_of_step = index in self._moves_statistics
-        self._moves_statistics.discard(index)
-        statistics = nullcontext() if first_of_step else self.objective.frozen_statistics()
-        with torch.set_grad_enabled(differentiable), statistics, reusable_graphs():
-            losses = scalars(graph.evaluate(), (graph.sources or range(1)).start)
-        sources = graph.sources or range(len(losses))
-        self._check_count(len(losses), sources)
-        for k, loss in zip(sources, losses, strict=True):
-            if differentiable:
-                self._check_differentiable(loss, k)
-            self._scalars[k] = loss.detach()
-        if self._losses is None and len(self._scalars) == self.objective.n_sources:
-            wide = torch.promote_types(losses[0].dtype, self.space.dtype)
-            self._losses = torch.stack([self._scalars[k].to(wide) for k in range(len(self._scalars))])
-            self._start._seen.append(self._losses)
-        return losses
-
-    def _check_count(self, found: int, sources: range) -> None:
-        if found == 0:
-            raise UsageError("an objective needs at least one loss, found none")
-        if self.objective.n_sources is None:
-            self.objective.n_sources = found
-        if found != len(sources):
-            raise UsageError(f"the objective gave {found} losses, it has {len(sources)} sources")
-        if self._expected not in (None, self.objective.n_sources):
-            raise UsageError(
-                f"the solver was built for {self._expected} sources, "
-                f"the objective has {self.objective.n_sources} ({', '.join(self.names)})"
-            )
+        return ShownOracle(self, measure, measures_losses)
 
     def _forget(self) -> None:
-        self._live.clear()
-        self._jacobian = None
+        self._forwards.drop_graphs()
+        self._jacobian = self._mean = None
 
-    def _check_differentiable(self, loss: Tensor, k: int) -> None:
-        if not loss.requires_grad:
-            raise UsageError(
-                f"the loss of source {self.names[k]!r} does not require grad: no parameter reaches it"
-            )
+    def _leave(self) -> None:
+        self._forget()
+        self._forwards.leave()
 
     def _check_weights(self, weights: Tensor, n_sources: int) -> None:
         if weights.shape != (n_sources,):
@@ -278,11 +253,12 @@ class Oracle:
                 f"{n_sources} weights are needed, found a tensor of shape {tuple(weights.shape)}"
             )
 
+    def _flat_gradient(self, loss: Tensor) -> Tensor:
+        gradient = self.vector()
+        self.space.write(gradient, self._gradient(loss, last=True))
+        return gradient
+
     def _gradient(self, loss: Tensor, last: bool) -> Sequence[Tensor | None]:
         if self.inspect_graphs:
             refuse_reentrant_checkpoints(loss)
         return gradients(loss, self.space.parameters, keep_graph=not last)
-
-    def _known_losses(self) -> Tensor:
-        assert self._losses is not None
-        return self._losses

@@ -31,9 +31,12 @@ class ParameterSpace:
         shared = _trainable(shared, "shared")
         own = [_trainable(group, f"specific[{k}]") for k, group in enumerate(specific)]
         _check_disjoint(shared, own)
+        self.anchors: list[Tensor] = []  # (P,) values that blocks of `restored` come back to, outermost first
         self.parameters = shared + list({id(p): p for group in own for p in group}.values())
         if not self.parameters:
             raise UsageError("no parameter to train: all are frozen (requires_grad=False) or none was given")
+        number = {id(p): index for index, p in enumerate(self.parameters)}
+        self._own = [[number[id(p)] for p in group] for group in own]
         self.sizes = [p.numel() for p in self.parameters]
         self.n_shared = sum(p.numel() for p in shared)
         self.n_entries = sum(self.sizes)
@@ -50,6 +53,11 @@ class ParameterSpace:
         """A (P,) vector seen parameter by parameter, in their shapes and memory formats; no copy."""
         pieces = torch.split(flat, self.sizes)
         return [_shaped(piece, p) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+    def own_views(self, flat: Tensor, k: int) -> list[Tensor]:
+        """Those of the :meth:`views` that belong to the specific parameters of source ``k``."""
+        views = self.views(flat)
+        return [views[index] for index in self._own[k]] if self._own else []
 
     @torch.no_grad()
     def write(self, flat: Tensor, gradients: Sequence[Tensor | None]) -> None:
@@ -81,14 +89,21 @@ class ParameterSpace:
         """Add a (P,) vector to the parameters."""
         torch._foreach_add_(self.parameters, self.views(displacement))
 
+    @torch.no_grad()
+    def shift(self, displacement: Tensor) -> None:
+        """Add a (P,) vector to the parameters and to every value that they will come back to."""
+        self.move(displacement)
+        for anchor in self.anchors:
+            anchor.add_(displacement)
+
     @contextmanager
     def restored(self, pool: Pool) -> Iterator[None]:
-        """After the block the parameters are what they were before it, bit for bit."""
-        start = self.copy(pool)
+        """After the block the parameters are what they were before it, bit for bit (plus any ``shift``)."""
+        self.anchors.append(self.copy(pool))
         try:
             yield
         finally:
-            self.set(start)
+            self.set(self.anchors.pop())
 
     def set_gradients(self, flat: Tensor) -> None:
         """Make each parameter's ``.grad`` its piece of a (P,) vector (a view where the dtypes agree)."""

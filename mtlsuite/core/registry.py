@@ -24,7 +24,7 @@ from typing_extensions import Unpack
 
 from .errors import UsageError, unknown_name
 
-KINDS = ("solver", "wrapper", "dataset", "model", "metric")
+KINDS = ("solver", "wrapper", "ascent", "dataset", "model", "metric")
 ENTRY_POINTS = "mtlsuite.plugins"
 
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
@@ -35,7 +35,7 @@ def register(kind: str, name: str) -> Callable[[_C], _C]:
     """Class decorator: make a class known as ``name`` among the solvers, wrappers, data sets, ...
 
     Args:
-        kind: one of ``solver``, ``wrapper``, ``dataset``, ``model``, ``metric``.
+        kind: one of ``solver``, ``wrapper``, ``ascent``, ``dataset``, ``model``, ``metric``.
         name: the snake_case name used in YAML.
 
     Raises:
@@ -114,6 +114,20 @@ def parse(kind: str, spec: object) -> tuple[Any, dict[str, Any]]:
     return cls, options
 
 
+def nested(kind: str) -> pydantic.AfterValidator:
+    """For an option that is itself a specification: ``Annotated[str | dict, nested("ascent")]``."""
+
+    def check(spec: object) -> dict[str, Any]:
+        cls, options = parse(kind, spec)
+        try:
+            schema(cls).model_validate(options)
+        except pydantic.ValidationError as error:
+            raise explain(cls, error) from None
+        return {"name": cls.name, **options}
+
+    return pydantic.AfterValidator(check)
+
+
 def schema(cls: type) -> type[pydantic.BaseModel]:
     """The options of a class as a pydantic model, read from the signature of its ``__init__``."""
     hints = _hints(cls)
@@ -126,8 +140,12 @@ def schema(cls: type) -> type[pydantic.BaseModel]:
         elif parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             required = parameter.default is parameter.empty
             fields[parameter.name] = (_lists_too(hint), ... if required else parameter.default)
+    # A class with `complete_options` checks what goes beyond its signature itself.
     config = pydantic.ConfigDict(
-        extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=()
+        extra="allow" if hasattr(cls, "complete_options") else "forbid",
+        strict=True,
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
     )
     return pydantic.create_model(f"{cls.__name__}Options", __config__=config, **fields)
 
@@ -156,6 +174,9 @@ def explain(cls: type, error: pydantic.ValidationError) -> UsageError:
     first = error.errors()[0]
     key = tuple(first["loc"])
     name = getattr(cls, "name", cls.__name__)
+    inside = first.get("ctx", {}).get("error")
+    if isinstance(inside, UsageError):  # of a specification within this one
+        return UsageError(f"{name}: {inside.message}", (*key, *inside.key))
     if first["type"] == "extra_forbidden":
         allowed = [field for field in schema(cls).model_fields if field not in ("inner", "generator")]
         return UsageError(f"{name}: {unknown_name('option', key[0], allowed)}", key)

@@ -12,19 +12,31 @@ from .oracle import Oracle
 
 
 class ShownOracle(Oracle):
-    """The losses of ``origin``, and as Jacobian what ``measure`` makes of ``origin`` wherever it stands."""
+    """What ``measure`` makes of ``origin`` wherever it stands, as Jacobian and, where it has them, losses.
 
-    def __init__(self, origin: Oracle, measure: Callable[[Oracle], Jacobian]) -> None:
-        super().__init__(origin.objective, origin.pool, origin._expected, statistics=False)
-        self._elsewhere_of = origin._start
+    Args:
+        origin: the oracle that is measured.
+        measure: makes the Jacobian.
+        measures_losses: whether the Jacobian brings losses of its own; else those of ``origin`` are shown.
+    """
+
+    def __init__(
+        self, origin: Oracle, measure: Callable[[Oracle], Jacobian], measures_losses: bool = False
+    ) -> None:
+        super().__init__(origin.objective, origin.pool, origin.expected, statistics=False, parent=origin)
         self._origin = origin
         self._measure = measure
+        self._measures_losses = measures_losses
 
     def losses(self) -> Tensor:
-        return self._origin.losses()
+        if not self._measures_losses:
+            return self._origin.losses()
+        losses = self.jacobian().losses
+        assert losses is not None
+        return losses
 
     def probe(self) -> Tensor:
-        return self._origin.probe()
+        return self.losses() if self._measures_losses else self._origin.probe()
 
     def jacobian(self) -> Jacobian:
         if self._jacobian is None:
@@ -39,15 +51,28 @@ class ShownOracle(Oracle):
         self.jacobian()
         return super().mean_gradient()
 
+    def row(self, k: int) -> tuple[Tensor, Tensor]:
+        return self.losses()[k], self.source_gradient(k)
+
     def source_gradient(self, k: int) -> Tensor:
         return self.vector().copy_(self.jacobian().rows[k])
+
+    def redrawn(self, draw: int) -> Oracle:
+        return self._like(self._origin.redrawn(draw))
 
     @contextmanager
     def path(self) -> Iterator[Oracle]:
         self._forget()
         with self._origin.path() as there:
-            yield there.shown(self._measure)
+            yield self._like(there)
 
     def advance(self, displacement: Tensor) -> None:
         self._forget()
         self._origin.advance(displacement)
+
+    def place(self, displacement: Tensor) -> None:
+        self._forget()
+        self._origin.place(displacement)
+
+    def _like(self, origin: Oracle) -> Oracle:
+        return ShownOracle(origin, self._measure, self._measures_losses)

@@ -12,6 +12,7 @@ import torch
 from typing_extensions import TypedDict, Unpack
 
 from .errors import NonFiniteError, UsageError
+from .finite import check_gradients, check_losses
 from .objective import Objective
 from .oracle import Oracle
 from .parameters import ParameterSpace
@@ -88,8 +89,9 @@ class Solver(abc.ABC):
         oracle.inspect_graphs = not self._inspected
         try:
             direction = self._finite_direction(oracle)
-        except NonFiniteError:
-            if before is None:
+        except BaseException as error:
+            oracle.go_home()
+            if before is None or not isinstance(error, NonFiniteError):
                 raise
             self._load_state(before[0])
             for buffer, value in before[1].items():
@@ -188,16 +190,16 @@ class Solver(abc.ABC):
             direction = self.direction(oracle)
             oracle.start_losses()
         except Exception:
-            oracle.check()  # a solver may stumble over a NaN; then that is the thing to tell
+            check_losses(oracle)  # a solver may stumble over a NaN; then that is the thing to tell
             raise
-        oracle.check()
+        check_losses(oracle)
         shape = (oracle.space.n_entries,)
         if not isinstance(direction, Direction) or direction.vector.shape != shape:
             raise UsageError(
                 f"{self.name}: direction() must return a Direction with a vector of shape {shape}"
             )
         if not bool(torch.linalg.vector_norm(direction.vector, ord=torch.inf).isfinite()):
-            oracle.check_gradients()
+            check_gradients(oracle)
             raise NonFiniteError(
                 "the direction is not finite, although losses and gradients are where the step began"
             )

@@ -17,11 +17,16 @@ from .clip import limit_shared_norm
 
 @register("solver", "nash_mtl")
 class NashMTL(Solver):
-    """Weights alpha > 0 with G alpha = 1/alpha, the Nash bargaining solution. One forward, K backwards.
+    """Weights by which every source improves alike: the Nash bargaining solution.
 
-    Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, eq. 2; d = sum_k alpha_k g_k. Where
-    no solution exists (Pareto-stationary or otherwise dependent gradients) the last weights stay, which are
-    all 1 at first; ``nash_mtl/kept_weights`` counts these steps.
+    Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022, section 3: d = sum_k alpha_k g_k with
+    alpha > 0 and G alpha = 1/alpha, where G = J J^T over the SHARED parameters.
+
+    Cost: 1 forward, K backwards; 1 backward in the steps between two updates of the weights.
+
+    Known: Without a limit d has the norm sqrt(K) over the shared parameters, so ``max_norm`` 1 acts in every
+    step with K >= 2. Where no solution exists (a sum of the gradients with weights >= 0, not all 0, vanishes)
+    the last weights stay, which are all 1 at first; ``nash_mtl/kept_weights`` counts these steps.
 
     Args:
         n_sources: K; default: as many as the objective has.
@@ -53,7 +58,6 @@ class NashMTL(Solver):
         due = self.alpha is None or self.steps % self.update_weights_every == 0
         alpha = bargaining_weights(oracle.jacobian().gramian()) if due else None
         self.kept += due and alpha is None
-        self.steps += 1
         if alpha is not None:
             self.alpha = alpha
         elif self.alpha is None:
@@ -61,3 +65,7 @@ class NashMTL(Solver):
         metrics: Metrics = {"nash_mtl/kept_weights": self.kept}
         direction = Direction(oracle.pullback(self.alpha), self.alpha, metrics)
         return limit_shared_norm(direction, oracle, self.max_norm)
+
+    def after_step(self, oracle: Oracle) -> None:  # noqa: ARG002
+        """Count the step; a wrapper may have asked for several directions in it."""
+        self.steps += 1

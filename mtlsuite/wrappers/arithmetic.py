@@ -26,6 +26,8 @@ class InnerLoop(Wrapper):
         inner_steps: steps on each source.
         order: ``random``: a new order of the sources at each step; ``fixed``: as they stand.
         total: what the outer weights a_i sum to.
+        minibatches: ``same``: every step on a source uses its minibatch of the outer step; ``fresh``: every
+            further one draws another, from an objective that can supply them.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class InnerLoop(Wrapper):
         inner_steps: Count = 1,
         order: Literal["random", "fixed"] = "random",
         total: Positive = 1.0,
+        minibatches: Literal["same", "fresh"] = "same",
         **common: Unpack[Common],
     ) -> None:
         super().__init__(inner, **common)
@@ -42,6 +45,7 @@ class InnerLoop(Wrapper):
         self.inner_steps = inner_steps
         self.order = order
         self.total = total
+        self.minibatches = minibatches
 
     @abc.abstractmethod
     def outer_weight(self, position: int, n_sources: int) -> float:
@@ -60,8 +64,9 @@ class InnerLoop(Wrapper):
         rows = oracle.rows().zero_()
         with oracle.path() as there:
             for position, k in enumerate(order, start=1):
-                for _ in range(self.inner_steps):
-                    gradient = there.source_gradient(k)
+                for draw in range(self.inner_steps):
+                    fresh = draw > 0 and self.minibatches == "fresh"
+                    gradient = (there.redrawn(draw) if fresh else there).source_gradient(k)
                     rows[k].add_(gradient)
                     there.advance(gradient.mul_(-self.inner_lr))
                 rows[k].mul_(len(order) * self.total * self.outer_weight(position, len(order)))
@@ -70,13 +75,18 @@ class InnerLoop(Wrapper):
 
 @register("wrapper", "arithmetic")
 class Arithmetic(InnerLoop):
-    """A walk of inner SGD whose early sources count more. 1 forward, K small forwards and backwards.
+    """A walk of inner SGD from source to source, on which early sources count more.
 
     Wang et al., Balanced Direction from Multifarious Choices: Arithmetic Meta-Learning for Domain
-    Generalization, CVPR 2025: a_i = (K + 1 - i) / (K (K + 1) / 2), so for K = 3: 1/2, 1/3, 1/6. With
-    ``equal`` inside, d = sum_i a_i row_i. (The centroid formula's weights sum to (K + 1) / 2, the reference
-    code's to K / inner_lr: option ``total``.) The outer optimizer, Adam in the paper, is simply the
-    optimizer. Options: :class:`InnerLoop`.
+    Generalization, CVPR 2025: the row of the i-th source of the walk is (theta_i - theta_(i+1)) / inner_lr
+    times K a_i, with a_i = (K + 1 - i) / (K (K + 1) / 2), so for K = 3: 1/2, 1/3, 1/6. With ``equal`` inside,
+    d = sum_i a_i row_i. The outer optimizer, Adam in the paper, is simply the optimizer.
+
+    Cost: In place of what the solver inside spends on gradients: 1 forward, then ``inner_steps`` forwards and
+    backwards of each source alone.
+
+    Known: The centroid formula's weights a_i sum to (K + 1) / 2, the reference code's to K / inner_lr, ours
+    to ``total``; SGD sees the difference, Adam hardly does.
     """
 
     def outer_weight(self, position: int, n_sources: int) -> float:
@@ -86,11 +96,16 @@ class Arithmetic(InnerLoop):
 
 @register("wrapper", "fish")
 class Fish(InnerLoop):
-    """A walk of inner SGD on which all sources count the same. 1 forward, K small forwards and backwards.
+    """A walk of inner SGD from source to source, on which all sources count the same.
 
-    Shi et al., Gradient Matching for Domain Generalization, ICLR 2022: a_i = 1 / K. With ``equal`` inside and
-    plain SGD outside it is a step of lr / (K inner_lr) towards the end of the walk. Options:
-    :class:`InnerLoop`.
+    Shi et al., Gradient Matching for Domain Generalization, ICLR 2022, Algorithm 1: as ``arithmetic`` with
+    a_i = 1 / K. On average this raises the inner products of the sources' gradients.
+
+    Cost: In place of what the solver inside spends on gradients: 1 forward, then ``inner_steps`` forwards and
+    backwards of each source alone.
+
+    Known: With ``equal`` inside and plain SGD outside it is a step of lr / (K inner_lr), the paper's epsilon,
+    towards the end of the walk. DomainBed's version walks with Adam instead of SGD.
     """
 
     def outer_weight(self, position: int, n_sources: int) -> float:  # noqa: ARG002

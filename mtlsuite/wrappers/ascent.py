@@ -1,18 +1,25 @@
-"""Where sharpness-aware methods look: the displacement epsilon of an ascent step.
-
-Each function turns a gradient (P,) into a displacement (P,) in place, without a host synchronisation.
-"""
+"""Where sharpness-aware methods look: the ascents, and the wrappers that ask the solver inside there."""
 
 from __future__ import annotations
 
-from typing import Literal
+import abc
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
+from ..core.oracle import Oracle
 from ..core.parameters import ParameterSpace
+from ..core.registry import build, nested, register
+from ..core.report import Direction, Metrics
+from ..core.solver import Common, Solver, Wrapper
+from ..core.types import NonNegative
 from ..linalg import polar_factors
 
+AscentSpec = Annotated[str | dict[str, Any], nested("ascent")]  # a name, or {"name": ..., **options}
+Clean = Literal["inner", "mean"]
 Polar = Literal["newton_schulz", "exact"]
 PolarDtype = Literal["float32", "bfloat16"]
 Scale = Literal["weight_norm", "none"]
@@ -20,50 +27,187 @@ Scale = Literal["weight_norm", "none"]
 TINY = 1e-12  # gradients of smaller norm do not move their tensor
 
 
-def normalized_ascent(gradient: Tensor, rho: float) -> Tensor:
-    """eps = rho g / ||g|| over all parameters (Foret et al., ICLR 2021, eq. 2); 0 for a zero gradient."""
-    return gradient.mul_(_ratio(rho, torch.linalg.vector_norm(gradient)))
+class Ascent(abc.ABC):
+    """A displacement epsilon of theta towards higher loss; registered under the kind ``ascent``.
 
-
-def adaptive_ascent(theta: Tensor, gradient: Tensor, rho: float) -> Tensor:
-    """eps = rho T^2 g / ||T g|| with T = |theta| entry by entry (Kwon et al., ASAM, ICML 2021, eq. 4).
-
-    ``theta`` (P,) is overwritten, too.
+    Attributes:
+        rho: its radius; 0: none.
     """
-    scale = theta.abs_()
-    gradient.mul_(scale)
-    norm = torch.linalg.vector_norm(gradient)
-    return gradient.mul_(scale).mul_(_ratio(rho, norm))
+
+    name: ClassVar[str]
+    rho: float
+
+    @abc.abstractmethod
+    def __call__(self, oracle: Oracle) -> tuple[Tensor, Metrics]:
+        """(P,) epsilon where the oracle stands, the caller's to change, and what to log of it."""
 
 
-def spectral_ascent(
-    space: ParameterSpace,
-    gradient: Tensor,
-    rho: float,
-    scale: Scale,
-    polar: Polar,
-    polar_dtype: PolarDtype | None,
-) -> Tensor:
+class Ascending(Wrapper):
+    """Asks the solver inside at theta + epsilon.
+
+    Args:
+        inner: the solver asked there.
+        ascent: gives epsilon.
+    """
+
+    def __init__(self, inner: Solver, ascent: Ascent, **common: Unpack[Common]) -> None:
+        super().__init__(inner, **common)
+        self.ascent = ascent
+
+    @property
+    def rho(self) -> float:
+        """Radius of the ascent."""
+        return self.ascent.rho
+
+    def direction(self, oracle: Oracle) -> Direction:
+        """The direction of the solver inside at the displaced point."""
+        if self.ascent.rho == 0:
+            return self.inner.direction(oracle)
+        displacement, metrics = self.ascent(oracle)
+        return _asked_there(self, oracle, displacement, metrics)
+
+
+class TwoPoints(Wrapper):
+    """Joins a gradient g at theta with the direction of the solver inside at theta + epsilon.
+
+    Args:
+        inner: the solver asked there.
+        rho: radius of the ascent, where its specification gives none.
+        ascent: specification of what gives epsilon.
+        clean: g is the direction of the solver inside at theta (``inner``) or the mean gradient (``mean``).
+    """
+
+    def __init__(
+        self, inner: Solver, rho: float, ascent: str | dict[str, Any], clean: Clean, **common: Unpack[Common]
+    ) -> None:
+        super().__init__(inner, **common)
+        spec = {"name": ascent} if isinstance(ascent, str) else ascent
+        self.ascent: Ascent = build("ascent", {"rho": rho, **spec})
+        self.clean = clean
+
+    def displace(self, displacement: Tensor, clean: Tensor) -> Tensor:  # noqa: ARG002
+        """(P,) displacement at which the solver inside is asked."""
+        return displacement
+
+    @abc.abstractmethod
+    def join(self, clean: Tensor, perturbed: Tensor) -> Tensor:
+        """(P,) direction out of g and the solver's direction at the displaced point; both may be changed."""
+
+    def direction(self, oracle: Oracle) -> Direction:
+        """g joined with the direction of the solver inside at the displaced point."""
+        oracle.keep_mean = True
+        clean = oracle.mean_gradient() if self.clean == "mean" else self.inner.direction(oracle).vector
+        displacement, metrics = self.ascent(oracle)
+        inner = _asked_there(self, oracle, self.displace(displacement, clean), metrics)
+        return replace(inner, vector=self.join(clean, inner.vector))
+
+
+def _asked_there(wrapper: Wrapper, oracle: Oracle, displacement: Tensor, metrics: Metrics) -> Direction:
+    metrics["perturbation_norm"] = torch.linalg.vector_norm(displacement)
+    with oracle.moved(displacement) as there:
+        inner = wrapper.inner.direction(there)
+    named = {f"{wrapper.name}/{key}": value for key, value in metrics.items()}
+    return replace(inner, metrics={**inner.metrics, **named})
+
+
+@register("ascent", "sam")
+class SAMAscent(Ascent):
+    """eps = rho g / ||g||, g the mean gradient (Foret et al., ICLR 2021, eq. 2).
+
+    Args:
+        rho: length of the displacement, over all parameters.
+        adaptive: eps = rho T^2 g / ||T g|| with T = |theta| entry by entry (Kwon et al., ASAM, ICML 2021,
+            eq. 4).
+    """
+
+    def __init__(self, rho: NonNegative = 0.05, adaptive: bool = False) -> None:
+        self.rho = rho
+        self.adaptive = adaptive
+
+    def __call__(self, oracle: Oracle) -> tuple[Tensor, Metrics]:
+        gradient = oracle.mean_gradient()
+        if not self.adaptive:
+            return normalized(gradient, self.rho), {}
+        scale = oracle.space.copy(oracle.pool).abs_()
+        gradient.mul_(scale)
+        norm = torch.linalg.vector_norm(gradient)
+        return gradient.mul_(scale).mul_(_ratio(self.rho, norm)), {}
+
+
+@register("ascent", "disam")
+class DISAMAscent(Ascent):
+    """eps = rho g / ||g||, g the gradient of mean L - lambda Var(L) (Zhang et al., ICLR 2024).
+
+    Args:
+        rho: length of the displacement, over all parameters.
+        lambda_: weight of the variance (``lambda`` in YAML).
+    """
+
+    def __init__(self, rho: NonNegative = 0.05, lambda_: NonNegative = 0.1) -> None:
+        self.rho = rho
+        self.lambda_ = lambda_
+
+    def __call__(self, oracle: Oracle) -> tuple[Tensor, Metrics]:
+        losses = oracle.losses()
+        gradient = oracle.pullback(variance_weights(losses, self.lambda_))
+        return normalized(gradient, self.rho), {"loss_variance": losses.var(correction=0)}
+
+
+@register("ascent", "sage")
+class SAGEAscent(Ascent):
     """eps = rho ||W||_F U V^T for tensors with 2 or more dimensions, rho g / ||g|| for the others.
 
-    U V^T is the polar factor of the tensor's gradient, reshaped to (out, rest); with ``scale="none"`` the
-    factor ||W||_F is left out (Ballas and Diou, SAGE, 2026, Figure 1).
+    U V^T is the polar factor of the tensor's mean gradient, reshaped to (out, rest) (Ballas and Diou, SAGE,
+    2026, Figure 1).
+
+    Args:
+        rho: radius of the ascent.
+        scale: ``weight_norm``, or ``none``: without the factor ||W||_F.
+        polar: ``newton_schulz``: five quintic steps, singular values in about [0.68, 1.20]; ``exact``: SVD.
+        polar_dtype: precision of the polar factor; default: that of the gradient.
     """
-    views = space.views(gradient)
-    norms = torch.stack(torch._foreach_norm(views))
-    matrices = [view for view in views if view.dim() >= 2]
-    dtype = getattr(torch, polar_dtype) if polar_dtype else None
-    factors = polar_factors([matrix.flatten(1) for matrix in matrices], method=polar, dtype=dtype)
-    for matrix, factor in zip(matrices, factors, strict=True):
-        matrix.copy_(factor.view(matrix.shape))
-    lengths = torch.full_like(norms, rho)
-    if scale == "weight_norm":
-        lengths = rho * torch.stack(torch._foreach_norm([p.detach() for p in space.parameters])).to(norms)
-    is_matrix = torch.tensor([view.dim() >= 2 for view in views], device=norms.device)
-    stretch = torch.where(is_matrix, lengths, rho / norms.clamp_min(TINY)) * (norms >= TINY)
-    torch._foreach_mul_(views, list(stretch.unbind()))
-    return gradient
+
+    def __init__(
+        self,
+        rho: NonNegative = 0.05,
+        scale: Scale = "weight_norm",
+        polar: Polar = "newton_schulz",
+        polar_dtype: PolarDtype | None = None,
+    ) -> None:
+        self.rho = rho
+        self.scale = scale
+        self.polar: Polar = polar
+        self.polar_dtype = polar_dtype
+
+    def __call__(self, oracle: Oracle) -> tuple[Tensor, Metrics]:
+        space, gradient = oracle.space, oracle.mean_gradient()
+        views = space.views(gradient)
+        norms = torch.stack(torch._foreach_norm(views))
+        matrices = [view for view in views if view.dim() >= 2]
+        dtype = getattr(torch, self.polar_dtype) if self.polar_dtype else None
+        factors = polar_factors([matrix.flatten(1) for matrix in matrices], method=self.polar, dtype=dtype)
+        for matrix, factor in zip(matrices, factors, strict=True):
+            matrix.copy_(factor.view(matrix.shape))
+        is_matrix = torch.tensor([view.dim() >= 2 for view in views], device=norms.device)
+        stretch = torch.where(is_matrix, self._lengths(space, norms), self.rho / norms.clamp_min(TINY))
+        torch._foreach_mul_(views, list((stretch * (norms >= TINY)).unbind()))
+        return gradient, {}
+
+    def _lengths(self, space: ParameterSpace, norms: Tensor) -> Tensor:
+        if self.scale == "none":
+            return torch.full_like(norms, self.rho)
+        return self.rho * torch.stack(torch._foreach_norm([p.detach() for p in space.parameters])).to(norms)
 
 
-def _ratio(rho: float, norm: Tensor) -> Tensor:
-    return torch.where(norm > 0, rho / norm, torch.zeros_like(norm))
+def variance_weights(losses: Tensor, lambda_: float) -> Tensor:
+    """(K,) weights w_k = 1/K - (2 lambda / K) (L_k - mean L) of the gradient of mean L - lambda Var(L)."""
+    return (1 - 2 * lambda_ * (losses - losses.mean())) / len(losses)
+
+
+def normalized(vector: Tensor, length: float) -> Tensor:
+    """The vector scaled to that length, in place; 0 stays 0."""
+    return vector.mul_(_ratio(length, torch.linalg.vector_norm(vector)))
+
+
+def _ratio(length: float, norm: Tensor) -> Tensor:
+    return torch.where(norm > 0, length / norm, torch.zeros_like(norm))

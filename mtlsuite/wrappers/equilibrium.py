@@ -86,11 +86,16 @@ def _reweigh(gramian: Tensor, steps: int) -> Tensor:
 
 @register("wrapper", "gradient_equilibrium")
 class GradientEquilibrium(Wrapper):
-    """Shows the solver inside the refined gradients g_k - w_k s_k. Costs one Jacobian.
+    """Refined gradients g_k - w_k s_k, relieved of what sets the sources apart.
 
-    Zhang et al., Domain Gradient Equilibrium, ACM MM 2024, sections 3.1-3.3; see :func:`equilibrate`. Once
-    the weights have converged, the mean of the refined rows IS the mean gradient, so around ``equal`` and
-    with ``combined`` this is exactly ERM; it differs by sequential application under momentum or Adam, by a
+    Zhang et al., Domain Gradient Equilibrium, ACM MM 2024, sections 3.1-3.3: s_k = g_k - mean g; where
+    cos(s_i, s_j) > alpha, s_i loses its component along s_j; then w in [0, 1]^K minimises the norm of
+    sum_k w_k s_k. See :func:`equilibrate`.
+
+    Cost: K backwards wherever the solver inside asks for a gradient, in place of its own.
+
+    Known: Once w has converged, the mean of the refined rows IS the mean gradient, so around ``equal`` and
+    with ``combined`` this is exactly ERM; it differs by sequential steps under momentum or Adam, by a
     solver inside that is not linear, and by stopping early.
 
     Args:

@@ -14,11 +14,15 @@ from .noise import add_noise, disagreement
 
 @register("wrapper", "gga_l")
 class GGAL(Wrapper):
-    """Noise on the direction, the stronger the less the sources agree. Costs one Jacobian.
+    """Noise on the direction, the stronger the less the sources agree.
 
     Ballas and Diou, Gradient-Guided Annealing for Domain Generalization, CVPR 2025 (variant L): every entry
     of the direction gets Gaussian noise of standard deviation gamma (1 - S), S the mean pairwise cosine of
-    the sources' gradients. (The paper draws it uniformly, its code from a Gaussian.)
+    the sources' gradients over all parameters.
+
+    Cost: K backwards where it is asked; a gradient that the solver inside takes there is then free.
+
+    Known: The paper draws the noise uniformly, its code from a Gaussian, as here.
 
     Args:
         inner: the solver whose direction gets the noise.

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import replace
+
 from typing_extensions import Unpack
 
 from ..core.oracle import Oracle
 from ..core.registry import register
 from ..core.report import Direction
-from ..core.solver import Common, Solver, Wrapper
+from ..core.solver import Common, Solver
 from ..core.types import NonNegative
-from .ascent import Polar, PolarDtype, Scale, spectral_ascent
+from .ascent import Ascending, Polar, PolarDtype, SAGEAscent, Scale
 from .noise import add_noise, disagreement
 
 
 @register("wrapper", "sage")
-class SAGE(Wrapper):
+class SAGE(Ascending):
     """A spectral ascent before the solver inside is asked, and alignment noise on what it returns.
 
     Ballas and Diou, Flatness and Gradient Alignment Are Both Necessary, 2026. 1. With g the mean gradient,
@@ -46,27 +46,14 @@ class SAGE(Wrapper):
         polar_dtype: PolarDtype | None = None,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(inner, **common)
-        self.rho = rho
+        super().__init__(inner, SAGEAscent(rho, scale, polar, polar_dtype), **common)
         self.gamma = gamma
-        self.scale = scale
-        self.polar = polar
-        self.polar_dtype = polar_dtype
 
     def direction(self, oracle: Oracle) -> Direction:
         """The noisy direction of the solver inside at the displaced point."""
-        metrics: dict[str, Tensor] = {}
-        if self.gamma:
-            metrics |= disagreement(oracle, self.gamma, "sage")
-        if self.rho:
-            displacement = spectral_ascent(
-                oracle.space, oracle.mean_gradient(), self.rho, self.scale, self.polar, self.polar_dtype
-            )
-            metrics["sage/perturbation_norm"] = torch.linalg.vector_norm(displacement)
-            with oracle.moved(displacement) as there:
-                inner = self.inner.direction(there)
-        else:
-            inner = self.inner.direction(oracle)
-        if self.gamma:
-            add_noise(inner, metrics["sage/noise_std"], oracle, self.generator)
-        return Direction(inner.vector, inner.weights, {**inner.metrics, **metrics})
+        if self.gamma == 0:
+            return super().direction(oracle)
+        metrics = disagreement(oracle, self.gamma, "sage")
+        inner = super().direction(oracle)
+        add_noise(inner, metrics["sage/noise_std"], oracle, self.generator)
+        return replace(inner, metrics={**inner.metrics, **metrics})

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import mtlsuite as mtl
-from mtlsuite.wrappers.disam import ascent_weights
+from mtlsuite.wrappers.ascent import variance_weights
 
 X = torch.randn(3, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(3, 8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -29,12 +29,12 @@ def test_weights_are_the_derivative_of_mean_minus_variance(lambda_):
     losses = torch.tensor([0.2, 1.5, 0.9, 4.0], dtype=torch.float64, requires_grad=True)
     objective = losses.mean() - lambda_ * losses.var(correction=0)
     (expected,) = torch.autograd.grad(objective, losses)
-    torch.testing.assert_close(ascent_weights(losses.detach(), lambda_), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(variance_weights(losses.detach(), lambda_), expected, rtol=1e-14, atol=0)
 
 
 def test_weights_by_hand():
     # mean 2, so w = 1/2 - 0.1 * (-1, 1)
-    weights = ascent_weights(torch.tensor([1.0, 3.0], dtype=torch.float64), 0.1)
+    weights = variance_weights(torch.tensor([1.0, 3.0], dtype=torch.float64), 0.1)
     torch.testing.assert_close(weights, torch.tensor([0.6, 0.4], dtype=torch.float64))
 
 
@@ -76,7 +76,7 @@ def test_without_variance_it_is_sam():
 
 def test_lambda_is_its_name_in_yaml():
     solver = mtl.build_solver({"base": "equal", "wrap": [{"name": "disam", "lambda": 0.2}]})
-    assert solver.lambda_ == 0.2
+    assert solver.ascent.lambda_ == 0.2
 
 
 def test_one_extra_backward_and_no_jacobian(monkeypatch):

@@ -21,16 +21,26 @@ CLASSES = {
     "sam": mtl.SAM,
     "sage": mtl.SAGE,
     "disam": mtl.DISAM,
+    "samo": mtl.SAMO,
+    "gsam": mtl.GSAM,
+    "sagm": mtl.SAGM,
+    "gga": mtl.GGA,
     "gga_l": mtl.GGAL,
     "gradient_equilibrium": mtl.GradientEquilibrium,
     "arithmetic": mtl.Arithmetic,
+    "fish": mtl.Fish,
 }
 
 
+def wrapped(solver: mtl.Solver, spec: dict) -> mtl.Solver:
+    for entry in reversed(spec["wrap"]):
+        options = {key: value for key, value in entry.items() if key != "name"}
+        solver = CLASSES[entry["name"]](solver, **options)
+    return solver
+
+
 def by_hand(spec: dict, seed: int = 0) -> mtl.Solver:
-    solver = CLASSES[spec["base"]](n_sources=3)
-    for name in reversed(spec.get("wrap", [])):
-        solver = CLASSES[name](solver)
+    solver = wrapped(CLASSES[spec["base"]](n_sources=3), spec)
     solver.reseed(seed)
     return solver
 
@@ -62,7 +72,8 @@ def test_learning_rate_zero_leaves_the_parameters(nesting: dict) -> None:
     model = seeded(Heads)
     start = values(model)
     train(mtl.build_solver(nesting), model, torch.optim.SGD(model.parameters(), lr=0.0), range(2))
-    assert torch.equal(values(model), start)
+    moves = sum(entry.get("radius", 0) * entry.get("n_search", 0) for entry in nesting["wrap"])
+    assert float((values(model) - start).abs().max()) <= 4 * moves  # gga alone moves them, by so much at most
 
 
 def test_resume_is_exact(nesting: dict) -> None:
@@ -214,9 +225,7 @@ def test_what_the_user_keeps_is_never_overwritten(typical: dict) -> None:
 
     model = seeded(Heads)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    solver: mtl.Solver = Keeper()
-    for name in reversed(typical.get("wrap", [])):
-        solver = CLASSES[name](solver)
+    solver = wrapped(Keeper(), typical)
     for seed in range(4):
         report = solver.step(task_objective(model, seed), optimizer)
         gradient = next(model.parameters()).grad

@@ -1,0 +1,36 @@
+"""What is looked at before a step: whether its losses and gradients are finite, and if not, whose are not."""
+
+from __future__ import annotations
+
+import torch
+
+from .errors import NonFiniteError
+from .oracle import Oracle
+
+
+def check_losses(oracle: Oracle) -> None:
+    """Raise where a loss seen in this step is not finite.
+
+    Raises:
+        NonFiniteError: naming the source.
+    """
+    start = oracle.start
+    if not start.seen or bool(torch.stack(start.seen).isfinite().all()):
+        return
+    for losses in start.seen:
+        for k in (~losses.isfinite()).nonzero().flatten().tolist():
+            if losses is not start.seen[0]:  # was it a gradient that led there?
+                check_gradients(start)
+            raise NonFiniteError(f"the loss of source {oracle.names[k]!r} is not finite ({float(losses[k])})")
+
+
+def check_gradients(oracle: Oracle) -> None:
+    """Raise where a gradient at the oracle's point is not finite; costs a Jacobian.
+
+    Raises:
+        NonFiniteError: naming the source.
+    """
+    finite = oracle.jacobian().rows.isfinite().all(dim=1)
+    for name, fine in zip(oracle.names, finite.tolist(), strict=True):
+        if not fine:
+            raise NonFiniteError(f"the gradient of source {name!r} is not finite (its loss is)")

@@ -1,0 +1,108 @@
+"""The forward passes at one point: which are done, and which graphs still wait for a backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+from .graphs import reusable_graphs, scalars
+from .objective import Graph, Objective
+
+
+class Forwards:
+    """Evaluates the graphs of an objective where its parameters stand, each at most once.
+
+    Args:
+        objective: the sources.
+        expected: K as the solver knows it; another number of sources is refused.
+        statistics: whether the first forward of each graph moves BatchNorm statistics.
+        seen: gets the (K,) losses of every point.
+    """
+
+    def __init__(
+        self, objective: Objective, expected: int | None, statistics: bool, seen: list[Tensor]
+    ) -> None:
+        self._objective = objective
+        self._expected = expected
+        self._moves_statistics = set(range(len(objective.graphs))) if statistics else set()
+        self._seen = seen
+        self._scalars: dict[int, Tensor] = {}
+        self._live: dict[int, list[Tensor]] = {}
+        self._losses: Tensor | None = None
+
+    def losses(self, differentiable: bool) -> Tensor:
+        """(K,) losses here, detached; ``differentiable``: new graphs are kept for a backward."""
+        if self._losses is None:
+            for index, graph in enumerate(self._objective.graphs):
+                losses = self._run(index, graph, differentiable)
+                if differentiable:
+                    self._live[index] = losses
+        assert self._losses is not None
+        return self._losses
+
+    def graphs(self) -> Iterator[tuple[int, list[Tensor]]]:
+        """For each graph the number of its first source and its losses, for a last backward."""
+        for index, graph in enumerate(self._objective.graphs):
+            losses = self._live.pop(index, None) or self._run(index, graph)
+            yield (graph.sources or range(len(losses))).start, losses
+
+    def graph_of(self, k: int) -> tuple[int, list[Tensor]]:
+        """The same for the graph of source ``k`` alone."""
+        for index, graph in enumerate(self._objective.graphs):
+            if graph.sources is None or k in graph.sources:
+                losses = self._live.pop(index, None) or self._run(index, graph)
+                return (graph.sources or range(len(losses))).start, losses
+        raise IndexError(f"there is no source number {k}")
+
+    def drop_graphs(self) -> None:
+        """Free the graphs that wait; what the losses are stays known."""
+        self._live.clear()
+
+    def leave(self) -> None:
+        """Forget this point."""
+        self._live.clear()
+        self._scalars.clear()
+        self._losses = None
+
+    def _run(self, index: int, graph: Graph, differentiable: bool = True) -> list[Tensor]:
+        objective = self._objective
+        first_of_step = index in self._moves_statistics
+        self._moves_statistics.discard(index)
+        statistics = nullcontext() if first_of_step else objective.frozen_statistics()
+        with torch.set_grad_enabled(differentiable), statistics, reusable_graphs():
+            losses = scalars(graph.evaluate(), (graph.sources or range(1)).start)
+        sources = graph.sources or range(len(losses))
+        self._check_count(len(losses), sources)
+        for k, loss in zip(sources, losses, strict=True):
+            if differentiable:
+                check_differentiable(loss, objective.names[k])
+            self._scalars[k] = loss.detach()
+        if self._losses is None and len(self._scalars) == objective.n_sources:
+            wide = torch.promote_types(losses[0].dtype, objective.space.dtype)
+            self._losses = torch.stack([self._scalars[k].to(wide) for k in range(len(self._scalars))])
+            self._seen.append(self._losses)
+        return losses
+
+    def _check_count(self, found: int, sources: range) -> None:
+        objective = self._objective
+        if found == 0:
+            raise UsageError("an objective needs at least one loss, found none")
+        if objective.n_sources is None:
+            objective.n_sources = found
+        if found != len(sources):
+            raise UsageError(f"the objective gave {found} losses, it has {len(sources)} sources")
+        if self._expected not in (None, objective.n_sources):
+            raise UsageError(
+                f"the solver was built for {self._expected} sources, "
+                f"the objective has {objective.n_sources} ({', '.join(objective.names)})"
+            )
+
+
+def check_differentiable(loss: Tensor, name: str) -> None:
+    """Raise a UsageError where no gradient can come out of the loss of the source ``name``."""
+    if not loss.requires_grad:
+        raise UsageError(f"the loss of source {name!r} does not require grad: no parameter reaches it")

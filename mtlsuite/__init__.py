@@ -13,7 +13,7 @@ from .core.parameters import ParameterSpace
 from .core.registry import register
 from .core.report import Direction, StepReport
 from .core.solver import Solver, Wrapper
-from .solvers import FAMO, Equal, NashMTL
+from .solvers import FAMO, Equal, NashMTL, TorchJD
 from .wrappers import DISAM, GGA, GGAL, GSAM, SAGE, SAGM, SAM, SAMO, Arithmetic, Fish, GradientEquilibrium
 
 __version__ = "0.1.0"
@@ -44,6 +44,7 @@ __all__ = [
     "Solver",
     "StepReport",
     "TaskObjective",
+    "TorchJD",
     "UsageError",
     "ViewObjective",
     "Wrapper",

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 a run failed, 2 something in the call or its files is wron
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import sys
 import traceback
@@ -29,13 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; default: those of the process.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     try:
+        if argv[:1] == ["data"]:
+            from .data.commands import main as data_command
+
+            return data_command(argv[1:])
         arguments = parser.parse_args(argv)
         if arguments.config is None and arguments.settings and "=" not in arguments.settings[-1]:
             arguments.config = arguments.settings.pop()  # `--set a=1 CONFIG.yaml`
-        if arguments.list:
-            _list_registered()
+        if arguments.list or arguments.explain is not None:
+            _show_registered(arguments.explain)
         elif arguments.config is None:
             parser.error("which config file? for example: mtlsuite configs/quickstart.yaml")
         else:
@@ -58,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "mtlsuite", description="Train what a config file describes.", allow_abbrev=False
+        "mtlsuite",
+        description="Train what a config file describes.",
+        epilog="mtlsuite data --help: check and prepare data sets.",
+        allow_abbrev=False,
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the experiments to run")
     parser.add_argument(
@@ -80,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--list", action="store_true", help="list solvers, wrappers, data sets, models, metrics"
+    )
+    parser.add_argument(
+        "--explain", metavar="NAME", help="explain one of them: source, formula, cost and options"
     )
     return parser
 
@@ -137,27 +147,17 @@ def _run_table(experiments: Sequence[Experiment], out: Path) -> Table:
     return table
 
 
-def _list_registered() -> None:
-    from .core.registry import KINDS, registered
-    from .experiments import config  # noqa: F401  (registers ours)
+def _show_registered(name: str | None) -> None:
+    from .experiments.catalogue import explanation, overview
 
-    console = _console()
-    for kind in KINDS:
-        table = Table("name", "what", "options", title=f"{kind}s", title_justify="left", expand=True)
-        for name, cls in registered(kind).items():
-            summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
-            table.add_row(name, summary, _options(kind, cls))
-        console.print(table)
+    console = _console() if name is None else _console(width=100)
+    for part in overview() if name is None else explanation(name):
+        console.print(part)
 
 
-def _options(kind: str, cls: type) -> str:
-    from .experiments.options import REQUIRED, options_of
-
-    options = options_of(kind, cls).items()
-    return ", ".join(name if default is REQUIRED else f"{name}={default!r}" for name, default in options)
-
-
-def _console() -> Console:
-    """Tables keep their columns where the output is a file or a pipe."""
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(width=160, highlight=False, markup=False)
+def _console(width: int = 160) -> Console:
+    """Of that width where the output is a file or a pipe, so that tables keep their columns there."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    return (
+        console if console.is_terminal else Console(width=width, highlight=False, markup=False, emoji=False)
+    )

@@ -131,9 +131,10 @@ WRAPPERS = {  # with options that matter in the few steps of a test
 BASES = ("equal", "nash_mtl", "famo")
 
 
-def nested(base: str, *names: str) -> tuple[str, dict]:
+def nested(base: str | dict, *names: str) -> tuple[str, dict]:
     """A name like sam(sage(equal)) and the spec of it."""
-    text = f"{'('.join([*names, base])}{')' * len(names)}"
+    label = base if isinstance(base, str) else base.get("aggregator", base.get("scalarizer"))
+    text = f"{'('.join([*names, label])}{')' * len(names)}"
     return text, {"base": base, "wrap": [{"name": name, **WRAPPERS[name]} for name in names]}
 
 

@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 
 from mtlsuite import cli
+from mtlsuite.core import registry
 from mtlsuite.core.errors import UsageError
 from mtlsuite.core.registry import registered
 from mtlsuite.experiments import runner
+from mtlsuite.experiments.catalogue import yaml_name
 from mtlsuite.experiments.config_file import read
+from mtlsuite.experiments.docstring import read_docstring
+from mtlsuite.experiments.options import options_of
 from mtlsuite.experiments.sweep import expand
 
 ROOT = Path(__file__).parents[1]
@@ -187,6 +191,49 @@ def test_list_names_everything_registered(capsys: pytest.CaptureFixture[str]) ->
             assert f"│ {name} " in out
     assert "rho=0.05" in out
     assert not re.search(r"\binner(,|=| *│)", out), "options that users cannot give"
+
+
+@pytest.mark.parametrize("kind", ["solver", "wrapper", "dataset", "model", "metric"])
+def test_explain_shows_summary_and_options_of_everything(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, cls in registered(kind).items():
+        assert cli.main(["--explain", name]) == 0
+        out = capsys.readouterr().out
+        assert f"{kind} {name} " in out
+        words = " ".join(out.split())
+        assert read_docstring(cls).summary in words
+        for option in options_of(kind, cls):
+            assert re.search(rf"^ {yaml_name(option)} +\S", out, re.MULTILINE), (name, option)
+        assert max(map(len, out.splitlines())) <= 100, "the width of a page where it is piped"
+
+
+def test_explain_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--explain", "famo"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023" in out
+    assert "z = softmax(xi)" in out
+    assert "Cost: 2 forwards" in out
+    assert "Known: " in out
+    assert "w_lr number > 0 0.025 learning rate of the logits." in out
+    assert "UsageError" not in out, "what it raises is for programmers"
+
+
+def test_explain_shows_every_kind_that_has_the_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(registry._classes["model"], "famo", registered("model")["mlp"])
+    assert cli.main(["--explain", "famo"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("solvers.famo.FAMO") < out.index("models.classifiers.MLP")
+
+
+def test_explain_of_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--explain", "equilibrium"]) == 2
+    message = error_of(capsys)
+    assert message.startswith("unknown name 'equilibrium'; did you mean 'gradient_equilibrium'? (allowed: ")
+    assert "rotated_digits" in message
+    assert cli.main(["--explain"]) == 2, "a name is needed"
 
 
 def failing(error: BaseException) -> Any:

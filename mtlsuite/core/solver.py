@@ -45,6 +45,9 @@ class Solver(abc.ABC):
     n_sources: int | None = None
     on_nonfinite: Literal["raise", "skip"] = "raise"
     sequential: bool = False  # asks for several optimizer steps, so nothing can be done to its one direction
+    weighted: bool = (
+        True  # whether its directions are weighted sums of the gradients, and it tells the weights
+    )
     _seed: int = 0
     _generator: torch.Generator | None = None
     _own_generator: bool = True
@@ -239,6 +242,11 @@ class Wrapper(Solver):
     def generator(self, generator: torch.Generator) -> None:
         self._own_generator = False
         self._place_generator(generator)
+
+    @property
+    def weighted(self) -> bool:  # type: ignore[override]
+        """Whether the solver inside weights the sources."""
+        return self.inner.weighted
 
     def after_step(self, oracle: Oracle) -> None:
         """Hand on to the solver inside."""

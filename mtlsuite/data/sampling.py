@@ -1,9 +1,16 @@
-"""Which samples make up the batch of a step: a function of (seed, stream, step), so a resume is exact."""
+"""Which samples make up the batch of a step: a function of (seed, stream, step), so a resume is exact.
+
+So is what a random augmentation draws: a split may offer ``augmented(index, generator)``, and the generator
+it is given depends on (seed, stream, step, position in the batch) alone, whichever thread or process asks.
+"""
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -28,20 +35,32 @@ class BatchStream:
         seed: together with ``name`` it fixes all draws.
         name: of the stream, so that several streams draw differently.
         replacement: draw each batch with replacement (as DomainBed does) instead of shuffled epochs.
+        augment: take ``samples.augmented(index, generator)`` where the data set offers it.
+
+    A data set whose attribute ``read_ahead`` is true, one that reads files, has the batch of the next step
+    prepared by a thread while this one is used.
 
     Raises:
         UsageError: the data set is empty.
     """
 
     def __init__(
-        self, samples: Dataset[Sample], batch_size: int, seed: int, name: str, replacement: bool = False
+        self,
+        samples: Dataset[Sample],
+        batch_size: int,
+        seed: int,
+        name: str,
+        replacement: bool = False,
+        augment: bool = False,
     ) -> None:
         self.samples = samples
         self.size = len(samples)  # type: ignore[arg-type]
         if not self.size:
             raise UsageError(f"the training data of {name!r} is empty")
         self.batch_size = batch_size
-        self.replacement = replacement
+        self.replacement, self.augment = replacement, augment
+        self._reader = ThreadPoolExecutor(1) if _reads_ahead(samples) else None
+        self._next: tuple[int, Future[Sample]] | None = None
         self._key = (seed, name)
         self._order: tuple[int, list[int]] = (-1, [])
 
@@ -52,7 +71,16 @@ class BatchStream:
 
     def batch(self, step: int) -> Sample:
         """The batch of a step, counted from 0: (B, ...) inputs and targets."""
-        return gather(self.samples, self.indices(step))
+        if self._reader is None:
+            return gather(*self._request(step))
+        ready, self._next = self._next, None
+        batch = ready[1].result() if ready and ready[0] == step else gather(*self._request(step))
+        self._next = (step + 1, self._reader.submit(gather, *self._request(step + 1)))
+        return batch
+
+    def _request(self, step: int) -> tuple[Dataset[Sample], list[int], tuple[object, ...] | None]:
+        """The arguments of ``gather``."""
+        return self.samples, self.indices(step), (*self._key, "augment", step) if self.augment else None
 
     def indices(self, step: int) -> list[int]:
         """The samples in the batch of a step."""
@@ -67,11 +95,40 @@ class BatchStream:
         return torch.Generator().manual_seed(derived_seed(*self._key, index))
 
 
-def gather(samples: Dataset[Sample], indices: list[int]) -> Sample:
-    """A batch by index; at one stroke where the data set offers ``batch``."""
+def gather(samples: Dataset[Sample], indices: Sequence[int], key: tuple[object, ...] | None = None) -> Sample:
+    """A batch by index; at one stroke where the data set offers ``batch``.
+
+    Args:
+        key: what random augmentation depends on, beside the position in the batch; None: no augmentation.
+    """
+    if key is not None and _augments(samples):
+        draws = [torch.Generator().manual_seed(derived_seed(*key, i)) for i in range(len(indices))]
+        return default_collate([_augmented(samples, i, g) for i, g in zip(indices, draws, strict=True)])  # type: ignore[no-any-return]
     if hasattr(samples, "batch"):
         return samples.batch(indices)  # type: ignore[no-any-return]
     return default_collate([samples[i] for i in indices])  # type: ignore[no-any-return]
+
+
+def _augmented(samples: Dataset[Sample], index: int, generator: torch.Generator) -> Sample:
+    if isinstance(samples, ConcatDataset):
+        part = bisect.bisect_right(samples.cumulative_sizes, index)
+        before = samples.cumulative_sizes[part - 1] if part else 0
+        return _augmented(samples.datasets[part], index - before, generator)
+    if hasattr(samples, "augmented"):
+        return samples.augmented(index, generator)  # type: ignore[no-any-return]
+    return samples[index]
+
+
+def _augments(samples: Dataset[Sample]) -> bool:
+    return any(hasattr(part, "augmented") for part in _parts(samples))
+
+
+def _reads_ahead(samples: Dataset[Sample]) -> bool:
+    return all(getattr(part, "read_ahead", False) for part in _parts(samples))
+
+
+def _parts(samples: Dataset[Sample]) -> list[Dataset[Sample]]:
+    return samples.datasets if isinstance(samples, ConcatDataset) else [samples]
 
 
 def pooled(splits: list[Dataset[Sample]]) -> Dataset[Sample]:

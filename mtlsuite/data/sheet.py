@@ -21,8 +21,8 @@ def contact_sheet(dataset: DataSet, path: str | Path, samples: int = 3, part: st
     """Draw the first images of each domain with their targets into one picture.
 
     One row a domain; in it, each of the ``samples`` images (fewer where there are fewer) is followed by
-    its dense targets: classes in colours (ignored: black), depth (near is bright, invalid black), normals
-    as colours (invalid: grey). A class label stands above its image.
+    its dense targets: classes in colours (ignored: black), depth or inverse depth (near is bright, invalid
+    black), normals as colours (invalid: grey). A class label stands above its image.
 
     Args:
         path: where the picture goes; its ending (``.png``, ``.pdf``, ...) says the format.
@@ -35,6 +35,7 @@ def contact_sheet(dataset: DataSet, path: str | Path, samples: int = 3, part: st
         UsageError: no such part.
     """
     dense = [task for task in dataset.tasks if task != "class"]
+    inverse = getattr(dataset, "inverse_depth", False)
     rows, columns = len(dataset.domains), samples * (1 + len(dense))
     height, width = dataset.input_shape[1:]
     size = (_CELL * columns * max(width / height, 0.6), (_CELL + 0.25) * rows + 0.4)
@@ -50,7 +51,7 @@ def contact_sheet(dataset: DataSet, path: str | Path, samples: int = 3, part: st
             label = f": {int(targets['class'])}" if "class" in targets else ""
             _show(first, _channels_last(image), domain + label)
             for axis, task in zip(others, dense, strict=True):
-                _show(axis, _picture(targets[task], dataset.tasks[task]), task)
+                _show(axis, _picture(targets[task], dataset.tasks[task], inverse), task)
     if "segmentation" in dense and dataset.classes:
         patches = [
             Patch(color=colour, label=name)
@@ -71,14 +72,16 @@ def _channels_last(image: Tensor) -> NDArray[Any]:
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
-def _picture(target: Tensor, n_channels: int) -> NDArray[Any]:
+def _picture(target: Tensor, n_channels: int, inverse: bool = False) -> NDArray[Any]:
     """A target as colours, told apart by its shape: class ids (H, W), depth (1, H, W), normals (3, H, W)."""
     if target.ndim == 2:
         colours: NDArray[Any] = np.vstack([_palette(n_channels), np.zeros(3)])[target.numpy()]
         return colours
     if len(target) == 3:
         return _channels_last(target) / 2 + 0.5
-    depth = target[0].numpy()
+    depth: NDArray[Any] = target[0].numpy()
+    if inverse:
+        return depth.clip(min=0) / max(float(depth.max()), 1e-9)
     valid = depth > 0
     nearest = depth[valid].min(initial=np.inf)
     return np.where(valid, nearest / np.where(valid, depth, 1.0), 0.0)

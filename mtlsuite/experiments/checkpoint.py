@@ -11,7 +11,7 @@ import torch
 from ..core.errors import UsageError
 from .files import atomic_write
 
-KEYS = {"step", "model", "optimizer", "scheduler", "solver", "rng"}
+KEYS = {"step", "model", "optimizer", "scheduler", "solver", "averaging", "averaged", "rng"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

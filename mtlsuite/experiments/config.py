@@ -6,12 +6,13 @@ data is checked here, options of registered classes included; nothing later chec
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 # Importing a package registers its classes.
 from .. import data, metrics, models, solvers, wrappers  # noqa: F401
@@ -20,6 +21,17 @@ from ..core.errors import UsageError, unknown_name
 from ..core.types import Count
 from .messages import problems
 from .options import check_schedule, complete, complete_optimizer, complete_scheduler
+from .parts import (
+    Averaging,
+    EvaluationConfig,
+    Part,
+    Seed,
+    SolverConfig,
+    Spec,
+    SwadConfig,
+    TrainConfig,
+    ViewsConfig,
+)
 from .yaml_file import NAMED, Key, dotted
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"  # becomes a folder
@@ -38,88 +50,14 @@ def _device(name: str) -> str:
     return name
 
 
-Spec = dict[str, Any]  # {"name": ..., **options}
 Names = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_unique)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 DataSpec = Annotated[Spec, AfterValidator(lambda spec: complete("dataset", spec))]
 ModelSpec = Annotated[Spec, AfterValidator(lambda spec: complete("model", spec))]
-BaseSpec = Annotated[Spec, AfterValidator(lambda spec: complete("solver", spec))]
-WrapSpec = Annotated[Spec, AfterValidator(lambda spec: complete("wrapper", spec))]
 OptimizerSpec = Annotated[Spec, AfterValidator(complete_optimizer)]
 SchedulerSpec = Annotated[Spec, AfterValidator(complete_scheduler)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        for key in values if isinstance(values, Mapping) else ():
-            if key not in cls.model_fields:
-                raise UsageError(unknown_name("key", key, cls.model_fields), (key,))
-        return values
-
-
-class SolverConfig(_Part):
-    """A base solver and its wrappers, from the outside in."""
-
-    base: BaseSpec
-    wrap: Annotated[tuple[WrapSpec, ...], Field(strict=False)] = ()
-    seed: Seed = 0  # of the solver's own generator; not given: the seed of the run
-    on_nonfinite: Literal["raise", "skip"] = "raise"
-
-
-class ViewsConfig(_Part):
-    """Augmented views of one batch as sources: how many, and RandAugment operations in each."""
-
-    count: Count = 3
-    ops: Count = 2
-
-
-class TrainConfig(_Part):
-    """How long, and how many images a step (of each domain, where domains are sources)."""
-
-    steps: Count | None = None
-    epochs: Count | None = None
-    batch_size: Count = 32
-    replacement: bool = False
-
-    @property
-    def unit(self) -> Literal["steps", "epochs"]:
-        """What the length of training and the interval of evaluations are counted in."""
-        return "epochs" if self.steps is None else "steps"
-
-    @property
-    def length(self) -> int:
-        """Length of training in ``unit``."""
-        return self.steps or self.epochs or 0
-
-    @pydantic.model_validator(mode="after")
-    def _one_length(self) -> TrainConfig:
-        if (self.steps is None) == (self.epochs is None):
-            found = "neither" if self.steps is None else f"steps {self.steps} and epochs {self.epochs}"
-            raise UsageError(f"found {found}; allowed: exactly one of 'steps' and 'epochs'")
-        return self
-
-
-class EvaluationConfig(_Part):
-    """When and how the model is evaluated.
-
-    Attributes:
-        every: in the unit of ``train``; not given: once, at the end.
-        batch_size: images at once.
-        cosine: also measure the mean pairwise cosine of the source gradients.
-        average_last: a table shows the mean of this many last evaluations.
-    """
-
-    every: Count = 1
-    batch_size: Count = 256
-    cosine: bool = True
-    average_last: Count = 1
-
-
-class Config(_Part):
+class Config(Part):
     """One run, everything in it decided."""
 
     name: Annotated[str, Field(pattern=NAME)] = "experiment"
@@ -137,6 +75,7 @@ class Config(_Part):
     scheduler: SchedulerSpec | None = None
     train: TrainConfig
     evaluation: EvaluationConfig
+    averaging: Averaging | None = None
     seed: Seed = 0
     label: Annotated[str, Field(min_length=1)] | None = None
     single_task: bool = False
@@ -159,12 +98,22 @@ class Config(_Part):
                 "of train",
                 ("evaluation", "every"),
             )
+        self._check_averaging()
         if self.scheduler is not None:
             try:
                 check_schedule(self.optimizer, self.scheduler)
             except UsageError as error:
                 raise error.under("scheduler") from None
         return self
+
+    def _check_averaging(self) -> None:
+        evaluations = math.ceil(self.train.length / self.evaluation.every)
+        if isinstance(self.averaging, SwadConfig) and evaluations < self.averaging.n_converge:
+            raise UsageError(
+                f"found {self.averaging.n_converge}, but the run has {evaluations} evaluations after its "
+                "start; a valley of the loss needs at least n_converge of them: lower evaluation.every",
+                ("averaging", "n_converge"),
+            )
 
     def resolved(self) -> dict[str, Any]:
         """The config as plain mappings, lists and scalars, defaults filled in; loads to an equal Config."""

@@ -49,10 +49,12 @@ def complete(kind: str, spec: object) -> dict[str, Any]:
     """
     cls, given = registry.parse(kind, spec)
     supplied = SUPPLIED.get(kind, set()) | WITHHELD.get(kind, set())
-    _check_names(
-        given, {*options_of(kind, cls), *(SUPPLIED.get(kind, set()) & set(_schema(cls).model_fields))}
-    )
+    own = getattr(cls, "complete_options", None)  # checks what goes beyond the signature
+    further = set(given) - WITHHELD.get(kind, set()) if own else set()
+    known = SUPPLIED.get(kind, set()) & set(_schema(cls).model_fields)
+    _check_names(given, {*options_of(kind, cls), *known, *further})
     valid = _validated(_relaxed(cls, frozenset(supplied - set(given))), given)
+    valid = own(valid) if own else valid
     filled = {name: default for name, default in options_of(kind, cls).items() if _is_plain(default)}
     return {"name": cls.name, **filled, **{name: _plain(value) for name, value in valid.items()}}
 

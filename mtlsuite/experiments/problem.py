@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.batches import DomainObjective, ProductObjective, TaskObjective, ViewObjective
+from ..core.batches import DomainObjective, ProductObjective, TaskObjective
 from ..core.errors import UsageError, unknown_name
 from ..core.objective import Objective
 from ..core.oracle import Oracle
@@ -19,7 +21,8 @@ from ..core.registry import build
 from ..data.base import DataSet
 from ..data.sampling import BatchStream, derived_seed, gather, pooled, to_device
 from ..data.views import random_views
-from .config import Config, ViewsConfig
+from .config import Config
+from .parts import ViewsConfig
 
 Scores = dict[str, dict[str, float]]
 
@@ -51,6 +54,7 @@ class Problem:
         if not self.domains:
             raise UsageError("every domain is held out, none is left to train on", ("held_out",))
         self.views = config.views or ViewsConfig()
+        self._known_streams: dict[str, dict[str, BatchStream]] = {}
         if config.sources == "views" and "class" not in self.tasks:
             raise UsageError(f"views need the task 'class', found {', '.join(self.tasks)}", ("sources",))
 
@@ -86,40 +90,93 @@ class Problem:
 
     def objective(self, model: nn.Module, step: int, stream: str = "train") -> Objective:
         """The objective of a training step: its batch, as K loss sources."""
-        batches = [to_device(s.batch(step), self.device) for s in self._streams(stream).values()]
-        inputs, targets = batches[0]
+        batches = self._minibatches(stream, step)
+        more = partial(self._minibatches, stream, step)
         kind, graph = self.config.sources, self.config.graph
         if kind == "tasks":
-            return TaskObjective(model, inputs, targets, self.criteria)
-        if kind == "domains":
-            return DomainObjective(model, batches, self._sum_of_tasks, self.domains, graph)
+            [(inputs, targets)] = batches
+            return TaskObjective(model, inputs, targets, self.criteria, more)
         if kind == "domains x tasks":
-            return ProductObjective(model, batches, self.criteria, self.domains, graph)
-        views = random_views(self.views.count, self.views.ops, (self.config.seed, stream, step))
-        return ViewObjective(model, inputs, targets, views, self._sum_of_tasks, self.source_names, graph)
+            return ProductObjective(model, batches, self.criteria, self.domains, graph, more)
+        return DomainObjective(model, batches, self._sum_of_tasks, self.source_names, graph, more)
+
+    def _minibatches(self, stream: str, step: int, draw: int = 0) -> list[Any]:
+        """What the sources of a step share out: a batch a domain or view, or one; ``draw`` > 0: others."""
+        streams = self._streams(f"{stream}/{draw}" if draw else stream).values()
+        batches = [to_device(s.batch(step), self.device) for s in streams]
+        if self.config.sources != "views":
+            return batches
+        [(inputs, targets)] = batches
+        views = random_views(self.views.count, self.views.ops, (self.config.seed, stream, step, draw))
+        return [(view(inputs), targets) for view in views]
 
     def cosine(self, model: nn.Module) -> float | None:
         """Mean pairwise cosine of the sources' gradients on a fixed batch; None for one source."""
         if len(self.source_names) == 1:
             return None
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with self._draws_apart():
             oracle = Oracle(self.objective(model, 0, "cosine"), statistics=False)
             return float(oracle.jacobian().mean_cosine())
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Scores:
         """Split -> "task/quantity" -> value: on the validation parts and on held-out domains as a whole."""
-        training = model.training
-        model.eval()
-        try:
+        with _evaluating(model):
             return {name: self._score(model, split) for name, split in self._evaluation_splits.items()}
-        finally:
-            model.train(training)
+
+    @torch.no_grad()
+    def validation_loss(self, model: nn.Module) -> float:
+        """Mean over the training domains of the criterion (tasks summed) on the domain's validation part.
+
+        Over a part, batches of ``evaluation.batch_size`` are averaged, weighted by their images.
+
+        Raises:
+            UsageError: a domain has no validation images.
+        """
+        means = []
+        with _evaluating(model):
+            for domain, split in self._validation.items():
+                if not len(split):
+                    raise UsageError(f"no validation loss: the domain {domain!r} has no validation images")
+                losses = [n * float(self._sum_of_tasks(model(x), y)) for n, x, y in self._batches(split)]
+                means.append(sum(losses) / len(split))
+        return sum(means) / len(means)
+
+    @torch.no_grad()
+    def recompute_batch_norm(self, model: nn.Module, steps: int | None = None) -> None:
+        """Replace the running statistics of BatchNorm by plain means over forwards as in training.
+
+        Every forward counts alike. Layers that stay in evaluation mode when the model is trained keep theirs;
+        random draws (dropout) leave the run's random state as it was.
+
+        Args:
+            model: changed in place.
+            steps: the batches of the first ``steps`` training steps; default: one epoch.
+        """
+        layers = [m for m in model.train().modules() if isinstance(m, _BatchNorm)]
+        layers = [layer for layer in layers if layer.training and layer.track_running_stats]
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # torch's word for a plain mean
+        with self._draws_apart():
+            for step in range((steps or self.steps_per_epoch) if layers else 0):
+                for graph in self.objective(model, step).graphs:
+                    graph.evaluate()
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+    def _draws_apart(self) -> AbstractContextManager[None]:
+        """Inside, random draws do not count for the run."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
+    @cached_property
+    def _validation(self) -> dict[str, Any]:
+        return {domain: self.dataset.split(domain, "val") for domain in self.domains}
 
     @cached_property
     def _evaluation_splits(self) -> dict[str, Any]:
-        validation = {domain: self.dataset.split(domain, "val") for domain in self.domains}
+        validation = self._validation
         if self.config.sources in ("domains", "domains x tasks"):
             splits: dict[str, Any] = {f"val/{domain}": split for domain, split in validation.items()}
         else:
@@ -128,10 +185,7 @@ class Problem:
 
     def _score(self, model: nn.Module, split: Any) -> dict[str, float]:
         metrics = {task: build("metric", task, n_classes=n).to(self.device) for task, n in self.tasks.items()}
-        size = self.config.evaluation.batch_size
-        for start in range(0, len(split), size):
-            indices = list(range(start, min(start + size, len(split))))
-            inputs, targets = to_device(gather(split, indices), self.device)
+        for _, inputs, targets in self._batches(split):
             predictions = model(inputs)
             for task, metric in metrics.items():
                 metric.update(predictions[task], targets[task])
@@ -141,26 +195,45 @@ class Problem:
             for quantity, value in metric.compute().items()
         }
 
+    def _batches(self, split: Any) -> Iterator[tuple[int, Any, Any]]:
+        """Number of images, inputs and targets of every batch of an evaluation."""
+        size = self.config.evaluation.batch_size
+        for start in range(0, len(split), size):
+            indices = list(range(start, min(start + size, len(split))))
+            inputs, targets = to_device(gather(split, indices), self.device)
+            yield len(indices), inputs, targets
+
     def _sum_of_tasks(self, prediction: Any, target: Any) -> Tensor:
         losses = [loss(prediction[task], target[task]) for task, loss in self.criteria.items()]
         return torch.stack(losses).sum()
 
     def _streams(self, stream: str) -> dict[str, BatchStream]:
-        return self._all_streams[stream]
+        if stream not in self._known_streams:
+            self._known_streams[stream] = self._new_streams(stream)
+        return self._known_streams[stream]
 
-    @cached_property
-    def _all_streams(self) -> dict[str, dict[str, BatchStream]]:
-        train, seed = self.config.train, self.config.seed
+    def _new_streams(self, stream: str) -> dict[str, BatchStream]:
+        """One stream of batches a domain, or one of all domains; training images are augmented."""
+        train, augment = self.config.train, stream != "cosine"
         splits = {domain: self.dataset.split(domain, "train") for domain in self.domains}
         if self.config.sources in ("tasks", "views"):
             splits = {"all": pooled(list(splits.values()))}
         return {
-            stream: {
-                name: BatchStream(split, train.batch_size, seed, f"{stream}/{name}", train.replacement)
-                for name, split in splits.items()
-            }
-            for stream in ("train", "cosine")
+            name: BatchStream(
+                split, train.batch_size, self.config.seed, f"{stream}/{name}", train.replacement, augment
+            )
+            for name, split in splits.items()
         }
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 @functools.lru_cache(maxsize=4)

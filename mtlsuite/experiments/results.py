@@ -169,7 +169,10 @@ def solver_label(spec: Any) -> str:
     if not isinstance(spec, dict):
         return str(spec)
     base = spec.get("base", spec.get("name"))
-    label = str(base.get("name") if isinstance(base, dict) else base)
+    named = (
+        [base.get(key) for key in ("aggregator", "scalarizer", "name")] if isinstance(base, dict) else [base]
+    )
+    label = str(next(filter(None, named), None))
     for wrapper in reversed(spec.get("wrap") or []):
         label = f"{wrapper['name'] if isinstance(wrapper, dict) else wrapper}({label})"
     return label

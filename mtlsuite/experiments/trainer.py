@@ -16,6 +16,7 @@ from ..core.errors import UsageError
 from ..core.registry import load_plugin
 from ..core.report import StepReport
 from ..core.solver import Solver
+from .averaging import Averaging, make_averaging
 from .checkpoint import read_checkpoint, restore_random_state, save_checkpoint
 from .config import Config
 from .options import make_optimizer, make_scheduler
@@ -46,7 +47,7 @@ class Trainer:
         self.solver = make_solver(config, len(self.problem.source_names))
 
     def check(self) -> None:
-        """Raise the UsageError of a model, optimizer or scheduler that cannot be made; nothing is kept."""
+        """Raise the UsageError of a model, optimizer, ... that cannot be made; nothing is kept."""
         _parts(self)
 
     @property
@@ -97,7 +98,7 @@ class _Session:
     def __init__(self, trainer: Trainer, folder: Path, resume: bool) -> None:
         config = trainer.config
         self.trainer, self.problem, self.solver = trainer, trainer.problem, trainer.solver
-        self.model, self.optimizer, self.scheduler = _parts(trainer)
+        self.model, self.optimizer, self.scheduler, self.averaging = _parts(trainer)
         self.scheduler_every = 1
         if config.scheduler and config.scheduler["interval"] == "epoch":
             self.scheduler_every = self.problem.steps_per_epoch
@@ -123,18 +124,21 @@ class _Session:
         self.step += 1
         if self.scheduler and self.step % self.scheduler_every == 0:
             self.scheduler.step()
+        if self.averaging:
+            self.averaging.update(self.step)
         return report
 
     def record(self, meter: _Meter | None) -> None:
         """Evaluate, add a line to the results, then write the checkpoint that stands for it."""
         seconds = time.perf_counter() - self.clock
         names = self.problem.source_names
+        scores, averaged = self._evaluate()
         record = {
             "step": self.step,
             "epoch": self.step / self.problem.steps_per_epoch,
             **(meter.summary(names) if meter else {"losses": None, "weights": None, "solver": {}}),
             "cosine": self.problem.cosine(self.model) if self.trainer.config.evaluation.cosine else None,
-            "metrics": self.problem.evaluate(self.model),
+            **scores,
         }
         self.results.append(record)
         self.timing.append({"step": self.step, "training_seconds": seconds})
@@ -148,6 +152,8 @@ class _Session:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "solver": self.solver.state_dict(),
+                "averaging": self.averaging.state_dict() if self.averaging else None,
+                "averaged": averaged.state_dict() if averaged else None,
             },
         )
         self.clock = time.perf_counter()
@@ -155,6 +161,26 @@ class _Session:
     def close(self) -> None:
         if self.board:
             self.board.close()
+
+    def _evaluate(self) -> tuple[dict[str, Any], nn.Module | None]:
+        """What to record of the quality of the model, and the averaged model where there is one.
+
+        ``metrics`` are those of the averaged model as soon as there is one, else those of the trained one.
+        """
+        trained = self.problem.evaluate(self.model)
+        if self.averaging is None:
+            return {"metrics": trained}, None
+        report = self.averaging.evaluate(lambda model: self.problem.validation_loss(self._ready(model)))
+        model = self.averaging.model()
+        metrics = trained if model is None else self.problem.evaluate(self._ready(model))
+        return {"metrics": metrics, "raw_metrics": trained, "averaging": report}, model
+
+    def _ready(self, model: nn.Module) -> nn.Module:
+        """The averaged ``model`` itself, with the BatchNorm statistics that the config asks for."""
+        config = self.trainer.config.averaging
+        if config is not None and config.batch_norm == "recompute":
+            self.problem.recompute_batch_norm(model, config.batch_norm_steps)
+        return model
 
     def _restore(self) -> None:
         state = read_checkpoint(self.path, self.problem.device)
@@ -164,8 +190,10 @@ class _Session:
             if self.scheduler:
                 self.scheduler.load_state_dict(state["scheduler"])
             self.solver.load_state_dict(state["solver"])
+            if self.averaging:
+                self.averaging.load_state_dict(state["averaging"])
             restore_random_state(state)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{self.path}: does not fit this config: {error}") from None
         self.step = state["step"]
 
@@ -191,7 +219,9 @@ class _Meter:
         }
 
 
-def _parts(trainer: Trainer) -> tuple[nn.Module, torch.optim.Optimizer, LRScheduler | None]:
+def _parts(
+    trainer: Trainer,
+) -> tuple[nn.Module, torch.optim.Optimizer, LRScheduler | None, Averaging | None]:
     config = trainer.config
     key = "model"
     try:
@@ -199,9 +229,12 @@ def _parts(trainer: Trainer) -> tuple[nn.Module, torch.optim.Optimizer, LRSchedu
         key = "optimizer"
         optimizer = make_optimizer(config.optimizer, model.parameters())
         key = "scheduler"
-        return model, optimizer, make_scheduler(config.scheduler, optimizer) if config.scheduler else None
+        scheduler = make_scheduler(config.scheduler, optimizer) if config.scheduler else None
+        key = "averaging"
+        averaging = make_averaging(config.averaging, model, trainer.steps) if config.averaging else None
     except UsageError as error:
         raise error.under(key) from None
+    return model, optimizer, scheduler, averaging
 
 
 def make_solver(config: Config, n_sources: int) -> Solver:

@@ -14,7 +14,7 @@ import yaml
 from ..core.errors import UsageError
 
 Key = tuple["str | int", ...]  # ("solver", "wrap", 0, "rho")
-NAMED = ("data", "model", "optimizer", "scheduler")  # keys whose short form is a bare name
+NAMED = ("data", "model", "optimizer", "scheduler", "averaging")  # keys whose short form is a bare name
 
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+|\.[0-9]+[eE][-+]?[0-9]+)"
 _RESOLVERS = (  # the scalars of YAML 1.2 in decimal: `1e-3` is a number, `no` and `015` are text

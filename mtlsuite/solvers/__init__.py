@@ -3,5 +3,6 @@
 from .equal import Equal
 from .famo import FAMO
 from .nash_mtl import NashMTL
+from .torchjd import TorchJD
 
-__all__ = ["FAMO", "Equal", "NashMTL"]
+__all__ = ["FAMO", "Equal", "NashMTL", "TorchJD"]

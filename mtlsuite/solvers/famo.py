@@ -22,13 +22,17 @@ OFFSET = 1e-8  # of the losses over their minima; the constant of the reference 
 
 @register("solver", "famo")
 class FAMO(Solver):
-    """Equal relative progress of all losses, at the cost of one backward. Two forwards, one backward.
+    """Equal relative progress of all losses, by weights that learn from it.
 
     Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, Algorithm 1: with logits xi,
     z = softmax(xi), D_k = L_k - min_losses_k + 1e-8 and c = 1 / sum_k(z_k / D_k), the direction is
     d = sum_k (c z_k / D_k) g_k. After the optimizer's step the losses are evaluated again on the same batch
     and xi takes one Adam step along delta_k = log D_k(before) - log D_k(after), pulled back through
     the softmax.
+
+    Cost: 2 forwards, the second without a graph, and 1 backward.
+    Known: Published code limits the norm before the backward pass in some places, where that does nothing;
+    here d itself is limited.
 
     Args:
         n_sources: K; default: as many as the objective has.

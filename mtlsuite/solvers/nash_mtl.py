@@ -23,7 +23,6 @@ class NashMTL(Solver):
     alpha > 0 and G alpha = 1/alpha, where G = J J^T over the SHARED parameters.
 
     Cost: 1 forward, K backwards; 1 backward in the steps between two updates of the weights.
-
     Known: Without a limit d has the norm sqrt(K) over the shared parameters, so ``max_norm`` 1 acts in every
     step with K >= 2. Where no solution exists (a sum of the gradients with weights >= 0, not all 0, vanishes)
     the last weights stay, which are all 1 at first; ``nash_mtl/kept_weights`` counts these steps.

@@ -84,7 +84,6 @@ class Arithmetic(InnerLoop):
 
     Cost: In place of what the solver inside spends on gradients: 1 forward, then ``inner_steps`` forwards and
     backwards of each source alone.
-
     Known: The centroid formula's weights a_i sum to (K + 1) / 2, the reference code's to K / inner_lr, ours
     to ``total``; SGD sees the difference, Adam hardly does.
     """
@@ -103,7 +102,6 @@ class Fish(InnerLoop):
 
     Cost: In place of what the solver inside spends on gradients: 1 forward, then ``inner_steps`` forwards and
     backwards of each source alone.
-
     Known: With ``equal`` inside and plain SGD outside it is a step of lr / (K inner_lr), the paper's epsilon,
     towards the end of the walk. DomainBed's version walks with Adam instead of SGD.
     """

@@ -93,7 +93,6 @@ class GradientEquilibrium(Wrapper):
     sum_k w_k s_k. See :func:`equilibrate`.
 
     Cost: K backwards wherever the solver inside asks for a gradient, in place of its own.
-
     Known: Once w has converged, the mean of the refined rows IS the mean gradient, so around ``equal`` and
     with ``combined`` this is exactly ERM; it differs by sequential steps under momentum or Adam, by a
     solver inside that is not linear, and by stopping early.
@@ -122,6 +121,11 @@ class GradientEquilibrium(Wrapper):
         self.steps = steps
         self.against: Against = against
         self.sequential = apply == "sequential"
+        if self.sequential and not inner.weighted:
+            raise UsageError(
+                f"gradient_equilibrium: sequential steps need a solver with weights, {inner.name} has none",
+                ("apply",),
+            )
 
     def direction(self, oracle: Oracle) -> Direction:
         """The direction of the solver inside on the refined rows, or one direction a source."""

@@ -21,7 +21,6 @@ class GGAL(Wrapper):
     the sources' gradients over all parameters.
 
     Cost: K backwards where it is asked; a gradient that the solver inside takes there is then free.
-
     Known: The paper draws the noise uniformly, its code from a Gaussian, as here.
 
     Args:

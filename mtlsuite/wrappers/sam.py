@@ -12,11 +12,15 @@ from .ascent import Ascending, SAMAscent
 
 @register("wrapper", "sam")
 class SAM(Ascending):
-    """Asks the solver inside at theta + rho g / ||g||, g the mean gradient. One forward and backward more.
+    """Asks the solver inside where the mean loss rises fastest, at theta + epsilon.
 
     Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR 2021,
-    Algorithm 1. With ``adaptive`` it is ASAM (Kwon et al., ICML 2021, eq. 4, T = |theta| entry by entry):
-    theta + rho T^2 g / ||T g||, which rescaling the weights of neighbouring ReLU layers leaves in proportion.
+    Algorithm 1: eps = rho g / ||g||, g the mean gradient. With ``adaptive`` it is ASAM (Kwon et al., ICML
+    2021, eq. 4): eps = rho T^2 g / ||T g|| with T = |theta| entry by entry.
+
+    Cost: 1 forward and 1 backward more.
+    Known: g is the mean gradient whatever solver is inside. Rescaling the weights of neighbouring ReLU layers
+    leaves an ASAM step in proportion, a SAM step not; ASAM wants a larger rho.
 
     Args:
         inner: the solver asked there.

@@ -229,7 +229,7 @@ def test_a_config_cannot_be_changed() -> None:
         (changed(data="three_domain"), "data.name", "did you mean 'three_domains'"),
         (changed(data={"name": "three_domains"}), "data.folder", "required"),
         (changed(data={"name": "three_domains", "folder": 3}), "data.folder", "found 3; allowed: a string"),
-        (changed(model="mpl"), "model.name", "did you mean 'mlp'"),
+        (changed(model="mlpp"), "model.name", "did you mean 'mlp'"),
         (changed(model={"name": "mlp", "width": 0}), "model.width", "found 0; allowed: greater than"),
         (changed(model={"name": "mlp", "widht": 3}), "model.widht", "did you mean 'width'"),
         (changed(model={"name": "mlp", "width": True}), "model.width", "found true; allowed: an integer"),
@@ -346,8 +346,8 @@ def test_messages_name_the_line_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         expand(read(path))
     assert caught.value.message == f"{path}:6: train.steps: found 'many'; allowed: an integer"
-    path = write(tmp_path, TWO.replace("model: mlp", "model: mpl"))
-    with pytest.raises(UsageError, match=r"file\.yaml:5: model\.name: unknown model 'mpl'"):
+    path = write(tmp_path, TWO.replace("model: mlp", "model: mlpp"))
+    with pytest.raises(UsageError, match=r"file\.yaml:5: model\.name: unknown model 'mlpp'"):
         expand(read(path))
 
 

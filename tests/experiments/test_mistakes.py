@@ -88,7 +88,7 @@ WRONG = {
         "did you mean 'rho'?",
     ),
     "data set": ({"data": "rotated_digit"}, "data.name", "did you mean 'rotated_digits'?"),
-    "model": ({"model": "mpl"}, "model.name", "did you mean 'mlp'?"),
+    "model": ({"model": "mlpp"}, "model.name", "did you mean 'mlp'?"),
     "rho: -1": ({"solver": {"wrap": [{"name": "sage", "rho": -1}]}}, "solver.wrap.0.rho", "found -1"),
     "rho: big": ({"solver": {"wrap": [{"name": "sam", "rho": "big"}]}}, "solver.wrap.0.rho", "found 'big'"),
     "n_sources": (

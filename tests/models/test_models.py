@@ -8,7 +8,7 @@ from torch import nn
 
 import mtlsuite as mtl
 from mtlsuite.core.registry import build
-from mtlsuite.models import MLP, ConvNet, UNet
+from mtlsuite.models import MLP, ConvNet, SegNet, UNet
 
 CLASSES = {"class": 10, "parity": 2}
 DENSE = {"segmentation": 6, "depth": 1, "normals": 3}
@@ -16,6 +16,7 @@ MODELS = {
     "mlp": (lambda **o: MLP(CLASSES, (1, 8, 8), width=12, **o), (1, 8, 8), CLASSES, ()),
     "convnet": (lambda **o: ConvNet(CLASSES, (3, 12, 12), widths=[4, 8], **o), (3, 12, 12), CLASSES, ()),
     "unet": (lambda **o: UNet(DENSE, (3, 12, 16), widths=[4, 6, 8], **o), (3, 12, 16), DENSE, (12, 16)),
+    "segnet": (lambda: SegNet(DENSE, (3, 12, 16), widths=[4, 6, 8]), (3, 12, 16), DENSE, (12, 16)),
 }
 
 

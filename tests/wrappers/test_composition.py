@@ -14,15 +14,20 @@ from itertools import product
 
 import pytest
 import torch
-from problems import TASKS, WRAPPERS, Heads, One, domain_batches, mse, nested, seeded, task_batch
+from problems import BASES, TASKS, WRAPPERS, Heads, One, domain_batches, mse, nested, seeded, task_batch
 from torch import Tensor, nn
 
 import mtlsuite as mtl
 from mtlsuite.core.registry import registered
 
+TORCHJD = (  # weighted, weighted at random, without weights, learned weights
+    {"name": "torchjd", "aggregator": "UPGrad"},
+    {"name": "torchjd", "aggregator": "PCGrad"},
+    {"name": "torchjd", "aggregator": "ConFIG"},
+    {"name": "torchjd", "scalarizer": "UW"},
+)
 CHAINS = dict(
-    [nested("famo", name) for name in WRAPPERS]
-    + [nested(base, name) for base in ("equal", "nash_mtl") for name in WRAPPERS]
+    [nested(base, name) for base in (*BASES, *TORCHJD) for name in WRAPPERS]
     + [nested(base, *pair) for base in ("equal", "nash_mtl") for pair in product(WRAPPERS, repeat=2)]
 )
 KINDS = ("task", "domain", "view", "product")
@@ -128,6 +133,13 @@ def test_sequential_steps_are_refused_inside(outer: str) -> None:
     with pytest.raises(mtl.UsageError, match="outermost") as caught:
         mtl.build_solver({"base": "equal", "wrap": [{"name": outer, **WRAPPERS[outer]}, sequential]})
     assert caught.value.key == ("wrap", 0)
+
+
+def test_sequential_steps_need_weights() -> None:
+    spec = {"base": TORCHJD[2], "wrap": [{"name": "gradient_equilibrium", "apply": "sequential"}, "sam"]}
+    with pytest.raises(mtl.UsageError, match="sequential steps need a solver with weights") as caught:
+        mtl.build_solver(spec)
+    assert caught.value.key == ("wrap", 0, "apply")
 
 
 @pytest.mark.parametrize("inner", WRAPPERS)

@@ -3,7 +3,13 @@
 import importlib
 from types import ModuleType
 
-from .core.batches import DomainObjective, ProductObjective, TaskObjective, ViewObjective
+from .core.batches import (
+    DomainObjective,
+    MultiInputObjective,
+    ProductObjective,
+    TaskObjective,
+    ViewObjective,
+)
 from .core.build import build_solver
 from .core.errors import NonFiniteError, UsageError
 from .core.jacobian import Jacobian
@@ -35,6 +41,7 @@ __all__ = [
     "Fish",
     "GradientEquilibrium",
     "Jacobian",
+    "MultiInputObjective",
     "NashMTL",
     "NonFiniteError",
     "Objective",

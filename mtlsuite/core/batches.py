@@ -1,94 +1,17 @@
-"""Objectives of minibatches: tasks, domains, augmented views, and domains x tasks."""
+"""Objectives of batches: tasks, domains, augmented views, and domains x tasks."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from .errors import UsageError, unknown_name
-from .objective import Graph, GraphMode, Objective, check_graph
+from .errors import UsageError
+from .minibatches import Criterion, Minibatch, MinibatchObjective, More, OwnScore, Score, entry
+from .objective import GraphMode
 
-Criterion = Callable[[Any, Any], Tensor]
 Criteria = Mapping[str, Criterion] | Sequence[Criterion]
-Minibatch = tuple[Any, Any]
-More = Callable[[int], Sequence[Minibatch]]
-
-
-class MinibatchObjective(Objective):
-    """D minibatches scored by T functions each: D T sources, minibatch by minibatch."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        minibatches: Sequence[Minibatch],
-        scores: Sequence[Criterion],
-        names: Sequence[str],
-        graph: GraphMode,
-        shared: Iterable[Tensor],
-        specific: Sequence[Iterable[Tensor]] | None,
-        more: More | None,
-    ) -> None:
-        if isinstance(minibatches, Mapping):
-            raise UsageError("minibatches: a sequence is needed (its names go to names=...), found a mapping")
-        self.model = model
-        self.minibatches = list(minibatches)
-        self._scores = list(scores)
-        self._more = more
-        check_graph(graph)
-        separate = not _has_moving_batch_norm(model) if graph == "auto" else graph == "separate"
-        # Not through the closures of Objective: a cycle would keep the batch alive until garbage collection.
-        self._describe(shared, specific, names, [model], separate and len(self.minibatches) > 1)
-
-    @property
-    def graphs(self) -> list[Graph]:
-        """One forward a minibatch, or one for all."""
-        n_tasks = len(self._scores)
-        if not self.separate:
-            return [Graph(range(len(self.minibatches) * n_tasks), self.losses)]
-        return [
-            Graph(range(d * n_tasks, (d + 1) * n_tasks), partial(self._domain, d))
-            for d in range(len(self.minibatches))
-        ]
-
-    def _domain(self, d: int) -> list[Tensor]:
-        inputs, targets = self.minibatches[d]
-        prediction = self.model(inputs)
-        return [score(prediction, targets) for score in self._scores]
-
-    def redrawn(self, draw: int) -> Objective:
-        """The same sources on the minibatches ``more(draw)``."""
-        if self._more is None:
-            return super().redrawn(draw)
-        other = copy.copy(self)
-        other.minibatches = list(self._more(draw))
-        found, wanted = len(other.minibatches), len(self.minibatches)
-        if found != wanted:
-            raise UsageError(f"more({draw}) gave {found} minibatches, the step has {wanted}")
-        return other
-
-    def source(self, k: int) -> Tensor:
-        """Scalar loss of task k mod T on minibatch k div T."""
-        d, t = divmod(k, len(self._scores))
-        inputs, targets = self.minibatches[d]
-        return self._scores[t](self.model(inputs), targets)
-
-    def losses(self) -> list[Tensor]:
-        """All losses from one forward of all minibatches."""
-        if len(self.minibatches) == 1:
-            return self._domain(0)
-        inputs = [batch[0] for batch in self.minibatches]
-        predictions = _split(self.model(_concatenate(inputs)), [_length(batch) for batch in inputs])
-        return [
-            score(prediction, targets)
-            for prediction, (_, targets) in zip(predictions, self.minibatches, strict=True)
-            for score in self._scores
-        ]
 
 
 class ProductObjective(MinibatchObjective):
@@ -129,7 +52,7 @@ class ProductObjective(MinibatchObjective):
         super().__init__(
             model,
             minibatches,
-            scores=[partial(_score, key=key, criterion=criteria[key]) for key in tasks],
+            scores=[[Score(criteria[key], key) for key in tasks]] * len(minibatches),
             names=[f"{domain}/{task}" for domain in domains for task in tasks],
             graph=graph,
             shared=shared,
@@ -157,9 +80,43 @@ class TaskObjective(MinibatchObjective):
         super().__init__(
             model,
             [(inputs, targets)],
-            scores=[partial(_score, key=key, criterion=criteria[key]) for key in tasks],
+            scores=[[Score(criteria[key], key) for key in tasks]],
             names=[str(task) for task in tasks],
             graph="joint",
+            shared=shared,
+            specific=specific,
+            more=more,
+        )
+
+
+class MultiInputObjective(MinibatchObjective):
+    """K tasks, each with a batch of its own, scored by its criterion.
+
+    Args:
+        model: maps a batch of inputs to one prediction a task, as a mapping or a sequence; only that of the
+            batch's own task is looked at.
+        batches: one pair (inputs, targets) a task, a mapping by task or a sequence; None: no batch this time.
+        criteria: K functions (prediction, targets) -> scalar loss; the keys are the names of the sources.
+        graph: as for :class:`ProductObjective`.
+        more: draw -> further batches, as for :class:`ProductObjective`, in the order of the criteria.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Mapping[Any, Minibatch | None] | Sequence[Minibatch | None],
+        criteria: Criteria,
+        graph: GraphMode = "auto",
+        more: More | None = None,
+    ) -> None:
+        tasks = _keys(criteria)
+        shared, specific = _partition(model, len(tasks))
+        super().__init__(
+            model,
+            [entry(batches, task, "batch") for task in tasks],
+            scores=[[OwnScore(criteria[task], task)] for task in tasks],
+            names=[str(task) for task in tasks],
+            graph=graph,
             shared=shared,
             specific=specific,
             more=more,
@@ -189,7 +146,7 @@ class DomainObjective(MinibatchObjective):
         super().__init__(
             model,
             minibatches,
-            scores=[criterion],
+            scores=[[Score(criterion)]] * len(minibatches),
             names=_count_names(names, len(minibatches), "minibatches"),
             graph=graph,
             shared=model.parameters(),
@@ -229,21 +186,6 @@ class ViewObjective(DomainObjective):
         super().__init__(model, [(view(inputs), targets) for view in views], criterion, names, graph, more)
 
 
-def _score(prediction: Any, targets: Any, key: str | int, criterion: Criterion) -> Tensor:
-    return criterion(_entry(prediction, key, "prediction"), _entry(targets, key, "target"))
-
-
-def _entry(values: Any, key: str | int, what: str) -> Any:
-    if not isinstance(values, Mapping | Sequence):
-        shown = "one tensor" if isinstance(values, Tensor) else repr(values)
-        raise UsageError(f"one {what} a task is needed, as a mapping or a sequence; found {shown}")
-    try:
-        return values[key]  # type: ignore[index]
-    except (KeyError, IndexError, TypeError):
-        there = list(values) if isinstance(values, Mapping) else range(len(values))
-        raise UsageError(unknown_name(f"task (no {what} for it)", key, map(str, there))) from None
-
-
 def _keys(criteria: Criteria) -> list[Any]:
     if not isinstance(criteria, Mapping | Sequence):
         raise UsageError(f"criteria: a mapping or a sequence of functions is needed, found {criteria!r}")
@@ -272,34 +214,3 @@ def _partition(model: nn.Module, n_tasks: int) -> tuple[Iterable[Tensor], list[l
             f"the model has specific parameters for {len(specific)} tasks, criteria for {n_tasks}"
         )
     return model.shared_parameters(), specific  # type: ignore[operator]
-
-
-def _has_moving_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(m, _BatchNorm) and m.training for m in model.modules())
-
-
-def _length(inputs: Any) -> int:
-    if isinstance(inputs, Tensor):
-        return len(inputs)
-    return _length(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
-
-
-def _concatenate(batches: Sequence[Any]) -> Any:
-    first = batches[0]
-    if isinstance(first, Mapping):
-        return {key: _concatenate([batch[key] for batch in batches]) for key in first}
-    if not isinstance(first, Tensor):
-        return [_concatenate(part) for part in zip(*batches, strict=True)]
-    if len({batch.shape[1:] for batch in batches}) > 1:
-        shapes = ", ".join(str(tuple(batch.shape)) for batch in batches)
-        raise UsageError(f"minibatches of shapes {shapes} cannot be concatenated; use graph='separate'")
-    return torch.cat(list(batches))
-
-
-def _split(prediction: Any, lengths: list[int]) -> list[Any]:
-    if isinstance(prediction, Tensor):
-        return list(torch.split(prediction, lengths))
-    if isinstance(prediction, Mapping):
-        parts = {key: _split(value, lengths) for key, value in prediction.items()}
-        return [{key: part[i] for key, part in parts.items()} for i in range(len(lengths))]
-    return [list(part) for part in zip(*(_split(value, lengths) for value in prediction), strict=True)]

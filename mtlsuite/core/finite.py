@@ -15,13 +15,15 @@ def check_losses(oracle: Oracle) -> None:
         NonFiniteError: naming the source.
     """
     start = oracle.start
-    if not start.seen or bool(torch.stack(start.seen).isfinite().all()):
+    if not start.seen or bool(torch.cat([seen.losses for seen in start.seen]).isfinite().all()):
         return
-    for losses in start.seen:
+    for first, losses, at_start in start.seen:
         for k in (~losses.isfinite()).nonzero().flatten().tolist():
-            if losses is not start.seen[0]:  # was it a gradient that led there?
+            if not at_start:  # was it a gradient that led there?
                 check_gradients(start)
-            raise NonFiniteError(f"the loss of source {oracle.names[k]!r} is not finite ({float(losses[k])})")
+            raise NonFiniteError(
+                f"the loss of source {oracle.names[first + k]!r} is not finite ({float(losses[k])})"
+            )
 
 
 def check_gradients(oracle: Oracle) -> None:

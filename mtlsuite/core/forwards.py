@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,20 @@ from .graphs import reusable_graphs, scalars
 from .objective import Graph, Objective
 
 
+class Seen(NamedTuple):
+    """Losses that were evaluated in a step.
+
+    Attributes:
+        first: number of the first of them.
+        losses: of sources in a row, detached.
+        at_start: whether they were met where the step began.
+    """
+
+    first: int
+    losses: Tensor
+    at_start: bool
+
+
 class Forwards:
     """Evaluates the graphs of an objective where its parameters stand, each at most once.
 
@@ -20,16 +35,22 @@ class Forwards:
         objective: the sources.
         expected: K as the solver knows it; another number of sources is refused.
         statistics: whether the first forward of each graph moves BatchNorm statistics.
-        seen: gets the (K,) losses of every point.
+        seen: gets the losses of every forward.
+        at_start: whether this is where the step begins.
     """
 
     def __init__(
-        self, objective: Objective, expected: int | None, statistics: bool, seen: list[Tensor]
+        self,
+        objective: Objective,
+        expected: int | None,
+        statistics: bool,
+        seen: list[Seen],
+        at_start: bool,
     ) -> None:
         self._objective = objective
         self._expected = expected
         self._moves_statistics = set(range(len(objective.graphs))) if statistics else set()
-        self._seen = seen
+        self._seen, self._at_start = seen, at_start
         self._scalars: dict[int, Tensor] = {}
         self._live: dict[int, list[Tensor]] = {}
         self._losses: Tensor | None = None
@@ -81,10 +102,12 @@ class Forwards:
             if differentiable:
                 check_differentiable(loss, objective.names[k])
             self._scalars[k] = loss.detach()
+        self._seen.append(
+            Seen(sources.start, torch.stack([loss.detach() for loss in losses]), self._at_start)
+        )
         if self._losses is None and len(self._scalars) == objective.n_sources:
             wide = torch.promote_types(losses[0].dtype, objective.space.dtype)
             self._losses = torch.stack([self._scalars[k].to(wide) for k in range(len(self._scalars))])
-            self._seen.append(self._losses)
         return losses
 
     def _check_count(self, found: int, sources: range) -> None:
@@ -95,10 +118,10 @@ class Forwards:
             objective.n_sources = found
         if found != len(sources):
             raise UsageError(f"the objective gave {found} losses, it has {len(sources)} sources")
-        if self._expected not in (None, objective.n_sources):
+        if self._expected not in (None, objective.n_total):
             raise UsageError(
                 f"the solver was built for {self._expected} sources, "
-                f"the objective has {objective.n_sources} ({', '.join(objective.names)})"
+                f"the objective has {objective.n_total} ({', '.join(objective.names)})"
             )
 
 

@@ -41,11 +41,15 @@ class Objective:
         graph: ``joint`` evaluates ``losses()``, one graph for all sources; ``separate`` evaluates
             ``source(k)`` one after the other, each graph freed at once (needs ``source``, and ``names``
             or ``specific`` for K); ``auto`` is ``joint`` here.
+        absent: numbers of sources without a target in this batch (needs ``names`` or ``specific``). They
+            count as a loss of zero; what a solver weighs or compares are the others.
 
     Raises:
         UsageError: names that are not unique, lists of different lengths, parameters both shared and
             specific, ``separate`` without ``source``.
     """
+
+    absent: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Objective:
         names: Sequence[str] | None = None,
         modules: Iterable[nn.Module] | None = None,
         graph: GraphMode = "auto",
+        absent: Iterable[int] = (),
     ) -> None:
         if not callable(losses):
             raise UsageError(
@@ -66,6 +71,9 @@ class Objective:
         self._evaluate_source = source
         check_graph(graph)
         self._describe(shared, specific, names, modules, separate=graph == "separate")
+        self.absent = frozenset(absent)
+        if not self.absent <= set(range(self.n_sources or 0)):
+            raise UsageError(f"absent: found {sorted(self.absent)}; allowed: sources of {self.names}")
         if self.separate and (source is None or self.n_sources is None):
             raise UsageError("graph 'separate' needs source=..., and names=... or specific=... to know K")
 
@@ -82,6 +90,21 @@ class Objective:
         self.n_sources = _known_count(names, specific)
         self.separate = separate
         self._names = None if names is None else tuple(map(str, names))
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The number of each source among all of them."""
+        return tuple(range(self.n_sources or 0))
+
+    @property
+    def n_total(self) -> int | None:
+        """How many sources there are with the absent ones; None: not known yet."""
+        return self.n_sources
+
+    @property
+    def absent_names(self) -> tuple[str, ...]:
+        """The names of the sources without a target in this batch."""
+        return tuple(self.names[k] for k in sorted(self.absent))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,17 +138,22 @@ class Objective:
         Raises:
             UsageError: a pattern that no name matches, a tensor that is no parameter here.
         """
-        names = {id(p): name for module in self.modules for name, p in module.named_parameters()}
-        parameters = {id(p): names.get(id(p), "") for p in self.space.parameters}
+        known = {id(p) for p in self.space.parameters}
+        named = [
+            (name, id(p))
+            for module in self.modules
+            for name, p in _unwrapped(module).named_parameters(remove_duplicate=False)
+            if id(p) in known
+        ]
         found: set[int] = set()
         for wanted in chosen:
             if isinstance(wanted, Tensor):
-                matches = {id(wanted)} & set(parameters)
+                matches = {id(wanted)} & known
             else:
-                matches = {key for key, name in parameters.items() if name and fnmatchcase(name, wanted)}
+                matches = {key for name, key in named if fnmatchcase(name, wanted)}
             if not matches:
                 what = f"a tensor of shape {tuple(wanted.shape)}" if isinstance(wanted, Tensor) else wanted
-                raise UsageError(unknown_name("parameter", what, filter(None, parameters.values())))
+                raise UsageError(unknown_name("parameter", what, {name for name, _ in named}))
             found |= matches
         return [index for index, p in enumerate(self.space.parameters) if id(p) not in found]
 
@@ -174,6 +202,17 @@ class Objective:
             for norm, (mean, variance) in zip(moving, buffers, strict=True):
                 norm.track_running_stats = True
                 norm.running_mean, norm.running_var = mean, variance
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module itself out of what ``torch.compile`` and data parallelism put around it."""
+    while True:
+        inside = getattr(module, "_orig_mod", None)
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inside = module.module
+        if inside is None:
+            return module
+        module = inside
 
 
 def check_graph(graph: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import UsageError
-from .forwards import Forwards, check_differentiable
+from .forwards import Forwards, Seen, check_differentiable
 from .graphs import gradients, refuse_reentrant_checkpoints, reusable_graphs, scalars
 from .jacobian import Jacobian
 from .objective import Objective
@@ -45,10 +45,10 @@ class Oracle:
         self.expected = expected
         self.inspect_graphs: bool = parent is not None and parent.inspect_graphs
         self.keep_mean = False  # whether a second mean_gradient at the same point shall cost nothing
-        self.seen: list[Tensor] = []  # where the step begins: the losses of every point of the step
+        self.seen: list[Seen] = []  # where the step begins: the losses of every forward of the step
         self._home: tuple[Tensor, Tensor] | None = None  # there, too: losses and theta before a relocation
         self._parent = parent
-        self._forwards = Forwards(objective, expected, statistics, self.start.seen)
+        self._forwards = Forwards(objective, expected, statistics, self.start.seen, parent is None)
         self._jacobian: Jacobian | None = None
         self._mean: Tensor | None = None
 
@@ -61,6 +61,16 @@ class Oracle:
     def n_sources(self) -> int:
         """K."""
         return self.objective.n_sources or len(self.losses())
+
+    @property
+    def n_total(self) -> int:
+        """K with the sources that are absent from this batch."""
+        return self.objective.n_total or self.n_sources
+
+    @property
+    def places(self) -> list[int]:
+        """The number of each source among all of them: 0 .. K-1 where none is absent."""
+        return list(self.objective.places)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,13 +140,16 @@ class Oracle:
     def row(self, k: int) -> tuple[Tensor, Tensor]:
         """() loss and (P,) gradient of source ``k`` here, by the forward of its graph and one backward."""
         first, losses = self._forwards.graph_of(k)
-        return losses[k - first].detach(), self._flat_gradient(losses[k - first])
+        loss = losses[k - first]
+        wide = torch.promote_types(loss.dtype, self.space.dtype)
+        return loss.detach().to(wide), self._flat_gradient(loss)
 
     def source_gradient(self, k: int) -> Tensor:
         """(P,) gradient of source ``k`` alone here: one forward of that source, one backward."""
         with torch.enable_grad(), self.objective.frozen_statistics(), reusable_graphs():
             [loss] = scalars([self.objective.source(k)], k)
         check_differentiable(loss, self.names[k])
+        self.start.seen.append(Seen(k, loss.detach()[None], at_start=False))
         return self._flat_gradient(loss)
 
     def vector(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -53,6 +54,12 @@ class ParameterSpace:
         """A (P,) vector seen parameter by parameter, in their shapes and memory formats; no copy."""
         pieces = torch.split(flat, self.sizes)
         return [_shaped(piece, p) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+    def of_sources(self, places: Sequence[int]) -> ParameterSpace:
+        """The same parameters, for some of the sources only."""
+        other = copy.copy(self)
+        other._own = [self._own[k] for k in places] if self._own else []
+        return other
 
     def own_views(self, flat: Tensor, k: int) -> list[Tensor]:
         """Those of the :meth:`views` that belong to the specific parameters of source ``k``."""

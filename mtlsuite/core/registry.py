@@ -44,7 +44,7 @@ def register(kind: str, name: str) -> Callable[[_C], _C]:
     if kind not in KINDS:
         raise UsageError(unknown_name("kind", kind, KINDS))
     if not isinstance(name, str) or not name:
-        raise UsageError(f"a {kind} is registered under a name, found {name!r}")
+        raise UsageError(f"{_a(kind)} is registered under a name, found {name!r}")
 
     def decorate(cls: _C) -> _C:
         taken = _classes[kind].get(name)
@@ -74,7 +74,7 @@ def lookup(kind: str, name: str) -> Any:
     classes = registered(kind)
     if name not in classes:
         others = [other for other in KINDS if other != kind and name in registered(other)]
-        hint = f"{name!r} is a {others[0]}, not a {kind}: " if others else ""
+        hint = f"{name!r} is {_a(others[0])}, not {_a(kind)}: " if others else ""
         raise UsageError(hint + unknown_name(kind, name, classes))
     return classes[name]
 
@@ -104,7 +104,7 @@ def parse(kind: str, spec: object) -> tuple[Any, dict[str, Any]]:
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-        raise UsageError(f"a {kind} is a name or a mapping with the key 'name', found {spec!r}")
+        raise UsageError(f"{_a(kind)} is a name or a mapping with the key 'name', found {spec!r}")
     # `lambda` is no name in Python, so the parameter is `lambda_`; YAML may say either.
     options = {f"{key}_" if iskeyword(str(key)) else str(key): spec[key] for key in spec if key != "name"}
     try:
@@ -112,6 +112,10 @@ def parse(kind: str, spec: object) -> tuple[Any, dict[str, Any]]:
     except UsageError as error:
         raise error.under("name") from None
     return cls, options
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def nested(kind: str) -> pydantic.AfterValidator:

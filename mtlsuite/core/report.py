@@ -8,6 +8,9 @@ from functools import cached_property
 
 from torch import Tensor
 
+from .objective import Objective
+from .present import spread
+
 Metrics = dict[str, "Tensor | float"]
 
 
@@ -35,11 +38,13 @@ class StepReport:
     Attributes:
         losses: (K,) detached losses at theta, before the step.
         weights: (K,) weights of the base solver, or None.
+        absent: names of the sources without a target in this batch; their losses and weights are 0.
     """
 
     losses: Tensor
     weights: Tensor | None
     _metrics: Metrics
+    absent: tuple[str, ...] = ()
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -47,11 +52,16 @@ class StepReport:
         return {name: float(value) for name, value in self._metrics.items()}
 
 
-def report_of(losses: Tensor, direction: Direction) -> StepReport:
+def report_of(losses: Tensor, direction: Direction, objective: Objective) -> StepReport:
     """A report of its own values: what the solver holds may change in the next step."""
     weights = direction.weights
     metrics = {
         name: value.detach().clone() if isinstance(value, Tensor) else value
         for name, value in direction.metrics.items()
     }
-    return StepReport(losses, None if weights is None else weights.detach().clone(), metrics)
+    return StepReport(
+        spread(losses, objective),
+        None if weights is None else spread(weights.detach().clone(), objective),
+        metrics,
+        objective.absent_names,
+    )

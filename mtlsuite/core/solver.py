@@ -17,6 +17,7 @@ from .objective import Objective
 from .oracle import Oracle
 from .parameters import ParameterSpace
 from .pool import Pool
+from .present import present
 from .report import Direction, StepReport, report_of
 from .state import restore, saved
 
@@ -85,6 +86,10 @@ class Solver(abc.ABC):
                 f"step(objective, optimizer) needs an Objective, found {type(objective).__name__}"
             )
         optimizer.zero_grad(set_to_none=True)
+        objective = present(objective)
+        if objective.n_sources == 0:  # all are absent
+            nothing = torch.zeros(objective.n_total or 0, dtype=objective.space.dtype)
+            return StepReport(nothing, None, {f"{self.name}/skipped": 1.0}, objective.absent_names)
         self._prepare(objective.space, optimizer)
         skip = self.on_nonfinite == "skip"
         before = (self.state_dict(), objective.statistics()) if skip else None
@@ -99,9 +104,10 @@ class Solver(abc.ABC):
             self._load_state(before[0])
             for buffer, value in before[1].items():
                 buffer.copy_(value)
-            return StepReport(oracle.start_losses(), None, {f"{self.name}/skipped": 1.0})
+            skipped = Direction(objective.space.vector(self._pool), None, {f"{self.name}/skipped": 1.0})
+            return report_of(oracle.start_losses(), skipped, objective)
         self._inspected = True
-        report = report_of(oracle.start_losses(), direction)
+        report = report_of(oracle.start_losses(), direction, objective)
         for vector in direction.sequence or [direction.vector]:
             objective.space.set_gradients(vector)
             optimizer.step()

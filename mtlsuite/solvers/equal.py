@@ -49,11 +49,12 @@ class Equal(Solver):
 
     def direction(self, oracle: Oracle) -> Direction:
         """The weighted sum of the gradients, by one pullback."""
-        if self.weights is None and self.reduction == "mean":
-            vector = oracle.mean_gradient()
-        else:
-            vector = oracle.pullback(self._weights(self.n_sources or oracle.n_sources))
-        return Direction(vector, self._weights(oracle.n_sources).to(oracle.losses()))
+        weights = self._weights(self.n_sources or oracle.n_total)
+        if len(weights) == oracle.n_total:
+            weights = weights[oracle.places]  # an absent source counts as a loss of zero
+        uniform = self.weights is None and self.reduction == "mean" and oracle.n_sources == oracle.n_total
+        vector = oracle.mean_gradient() if uniform else oracle.pullback(weights)
+        return Direction(vector, weights.to(oracle.losses()))
 
     def _weights(self, n_sources: int) -> Tensor:
         if self.weights is not None:

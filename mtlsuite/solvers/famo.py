@@ -74,11 +74,11 @@ class FAMO(Solver):
     def direction(self, oracle: Oracle) -> Direction:
         """The gradient of sum_k z_k log D_k, scaled by c."""
         if self.n_sources is None:
-            self._set_logits(torch.zeros(oracle.n_sources, dtype=torch.float64))
-            self.n_sources = oracle.n_sources
+            self._set_logits(torch.zeros(oracle.n_total, dtype=torch.float64))
+            self.n_sources = oracle.n_total
         excess = self._excess(oracle.losses(), oracle)
         self._before = excess if self.before == "here" else self._excess(oracle.start_losses(), oracle)
-        ratios = self.logits.detach().to(excess.device).softmax(0) / excess
+        ratios = self.logits.detach()[oracle.places].to(excess.device).softmax(0) / excess
         weights = ratios / ratios.sum()
         metrics = {f"famo/logit_{k}": logit for k, logit in enumerate(self.logits.detach().clone())}
         direction = Direction(oracle.pullback(weights), weights, dict(metrics))
@@ -89,10 +89,11 @@ class FAMO(Solver):
         if self._before is None:
             return
         delta = self._before.log() - self._excess(oracle.probe(), oracle).log()
-        z = self.logits.detach().softmax(0)
+        z = self.logits.detach()[oracle.places].softmax(0)
         delta = delta.to(z)
         if bool(delta.isfinite().all()):  # else the next step finds and tells what is not
-            self.logits.grad = z * (delta - (z * delta).sum())
+            self.logits.grad = torch.zeros_like(self.logits)
+            self.logits.grad[oracle.places] = z * (delta - (z * delta).sum())
             self.optimizer.step()
         self._before = None
 
@@ -113,7 +114,9 @@ class FAMO(Solver):
 
     def _excess(self, losses: Tensor, oracle: Oracle) -> Tensor:
         losses = losses.double()
-        minima = torch.zeros_like(losses) if self.min_losses is None else losses.new_tensor(self.min_losses)
+        minima = torch.zeros_like(losses)
+        if self.min_losses is not None:
+            minima = losses.new_tensor(self.min_losses)[oracle.places]
         low = losses <= minima
         if bool(low.any()):
             k = int(low.nonzero()[0])

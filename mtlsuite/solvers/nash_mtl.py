@@ -52,17 +52,20 @@ class NashMTL(Solver):
 
     def direction(self, oracle: Oracle) -> Direction:
         """The bargaining solution's combination of the gradients."""
-        if self.alpha is not None and len(self.alpha) != oracle.n_sources:
+        if self.alpha is not None and len(self.alpha) != oracle.n_total:
             self.alpha = None  # the weights of another set of sources mean nothing here
         due = self.alpha is None or self.steps % self.update_weights_every == 0
         alpha = bargaining_weights(oracle.jacobian().gramian()) if due else None
         self.kept += due and alpha is None
-        if alpha is not None:
-            self.alpha = alpha
-        elif self.alpha is None:
-            self.alpha = torch.ones_like(oracle.losses())
+        if self.alpha is None:
+            self.alpha = oracle.losses().new_ones(oracle.n_total)
+        if alpha is not None:  # of the sources that are absent from the batch, the last weights stay
+            self.alpha = self.alpha.to(alpha).index_copy(
+                0, torch.tensor(oracle.places, device=alpha.device), alpha
+            )
+        weights = self.alpha[oracle.places]
         metrics: Metrics = {"nash_mtl/kept_weights": self.kept}
-        direction = Direction(oracle.pullback(self.alpha), self.alpha, metrics)
+        direction = Direction(oracle.pullback(weights), weights, metrics)
         return limit_shared_norm(direction, oracle, self.max_norm)
 
     def after_step(self, oracle: Oracle) -> None:  # noqa: ARG002

@@ -95,13 +95,14 @@ class TorchJD(Solver):
     def direction(self, oracle: Oracle) -> Direction:
         """The direction of the method, from the state after the last step."""
         module, device = self._ready(oracle), oracle.space.device
+        filling = self._filling(oracle)
         seed = int(torch.randint(2**62, (), generator=self.generator, device=self.generator.device))
         try:
             with _global_draws(seed, device):
                 if self._method.kind == "scalarizer":
-                    direction = _scalarized(module, oracle)
+                    direction = _scalarized(module, oracle, filling)
                 else:
-                    direction = _aggregated(module, oracle)
+                    direction = _aggregated(module, oracle, filling)
         except Exception as error:
             check_losses(oracle)  # a NaN is what to tell, not what TorchJD stumbled over because of it
             if self._method.kind == "aggregator":
@@ -122,14 +123,14 @@ class TorchJD(Solver):
         if hasattr(module, "optimizer"):
             module.optimizer.step()
         elif hasattr(module, "update"):
-            module.update(_on_cpu(oracle.probe()))
+            module.update(_filled(self._filling(oracle), _on_cpu(oracle.probe())))
             if not all(bool(p.isfinite().all()) for p in module.parameters()):
                 return  # the next step finds and tells what is not finite
         if epoch and self.steps % epoch == 0:
             module.step()
         self.state = capture(module)
         if self.state:
-            self.n_sources = oracle.n_sources
+            self.n_sources = oracle.n_total
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
@@ -150,12 +151,25 @@ class TorchJD(Solver):
     def _ready(self, oracle: Oracle) -> Any:
         """The module in the state after the last step; one step may ask several times."""
         dtype = oracle.losses().dtype if self._method.kind == "scalarizer" else oracle.space.dtype
-        setting = (oracle.n_sources, _wide(dtype), CPU if self._method.small else oracle.space.device)
+        n_sources = oracle.n_sources if self._filling(oracle) is None else oracle.n_total
+        setting = (n_sources, _wide(dtype), CPU if self._method.small else oracle.space.device)
         if self._made_for != setting:
             self._module, self._start = self._make(*setting)
             self._made_for = setting
         restore(self._module, self._start if self.state is None else self.state, setting[-1])
         return self._module
+
+    def _filling(self, oracle: Oracle) -> Tensor | None:
+        """(K, present) matrix that puts the mean of the present sources in the places of the absent ones.
+
+        None where none is absent, or where nothing, neither state nor option, is tied to the K sources.
+        """
+        per_source = self.state or any(isinstance(v, list | Tensor) for v in self._method.options.values())
+        if oracle.n_sources == oracle.n_total or not per_source:
+            return None
+        filling = torch.full((oracle.n_total, oracle.n_sources), 1 / oracle.n_sources, dtype=torch.float64)
+        filling[oracle.places] = torch.eye(oracle.n_sources, dtype=torch.float64)
+        return filling
 
     def _make(self, n_sources: int, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, State]:
         """A new module and its state. It has been asked once, to see whether K fits and to let it set up."""
@@ -173,27 +187,41 @@ class TorchJD(Solver):
         return UsageError(f"torchjd: {self._method.name} with {n_sources} source(s): {error}")
 
 
-def _aggregated(module: Any, oracle: Oracle) -> Direction:
+def _aggregated(module: Any, oracle: Oracle, filling: Tensor | None) -> Direction:
     bases = library("aggregation")
     wide = _wide(oracle.space.dtype)
     if isinstance(module, bases.Weighting):
         one, other = (oracle.redrawn(draw).jacobian().shared for draw in (1, 2))
-        weights = module((one @ other.T).to(CPU, wide))
+        weights = module(_filled(filling, (one @ other.T).to(CPU, wide), both=True))
     elif isinstance(module, bases.GramianWeightedAggregator):
-        weights = module.gramian_weighting(oracle.jacobian().gramian().to(CPU, wide))
+        gramian = oracle.jacobian().gramian().to(CPU, wide)
+        weights = module.gramian_weighting(_filled(filling, gramian, both=True))
     elif isinstance(module, bases.WeightedAggregator):
-        weights = module.weighting(oracle.jacobian().shared.to(wide))
+        weights = module.weighting(_filled(filling, oracle.jacobian().shared.to(wide)))
     else:
-        shared = module(oracle.jacobian().shared.to(wide))
+        shared = module(_filled(filling, oracle.jacobian().shared.to(wide)))
         vector = oracle.pullback([1.0] * oracle.n_sources)
         vector[: oracle.space.n_shared] = shared
         return Direction(vector)
-    weights = weights.detach().to(oracle.losses(), copy=True)
+    weights = _present(filling, weights.detach(), oracle).to(oracle.losses(), copy=True)
     return Direction(oracle.pullback(weights), weights)
 
 
-def _scalarized(scalarizer: Any, oracle: Oracle) -> Direction:
-    losses = _on_cpu(oracle.losses()).requires_grad_()
+def _filled(filling: Tensor | None, values: Tensor, both: bool = False) -> Tensor:
+    """Values of the present sources, one a row (``both``: and a column), with rows for the absent ones."""
+    if filling is None:
+        return values
+    filling = filling.to(values)
+    filled = filling @ values
+    return filled @ filling.T if both else filled
+
+
+def _present(filling: Tensor | None, weights: Tensor, oracle: Oracle) -> Tensor:
+    return weights if filling is None else weights[oracle.places]
+
+
+def _scalarized(scalarizer: Any, oracle: Oracle, filling: Tensor | None) -> Direction:
+    losses = _filled(filling, _on_cpu(oracle.losses())).requires_grad_()
     learned = list(scalarizer.parameters()) if hasattr(scalarizer, "optimizer") else []
     with torch.enable_grad():
         value = scalarizer(losses)
@@ -202,7 +230,7 @@ def _scalarized(scalarizer: Any, oracle: Oracle) -> Direction:
     weights, *slopes = torch.autograd.grad(value, [losses, *learned])
     for parameter, slope in zip(learned, slopes, strict=True):
         parameter.grad = slope
-    weights = weights.to(oracle.losses())
+    weights = _present(filling, weights, oracle).to(oracle.losses())
     metrics: Metrics = {
         f"torchjd/{name.lstrip('_')}_{k}": entry
         for name, parameter in scalarizer.named_parameters()

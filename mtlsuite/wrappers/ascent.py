@@ -30,6 +30,8 @@ TINY = 1e-12  # gradients of smaller norm do not move their tensor
 class Ascent(abc.ABC):
     """A displacement epsilon of theta towards higher loss; registered under the kind ``ascent``.
 
+    ``__init__`` has the option ``rho``, which the wrapper around it passes on.
+
     Attributes:
         rho: its radius; 0: none.
     """

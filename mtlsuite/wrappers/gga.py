@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -55,7 +55,7 @@ class GGA(Wrapper):
         radius: Positive = 1e-5,
         loss_tolerance: NonNegative = 0.1,
         candidates: Literal["independent", "walk"] = "independent",
-        parameters: Literal["all"] | list[str | Tensor] = "all",
+        parameters: Literal["all"] | Annotated[list[str | Tensor], Field(min_length=1)] = "all",
         **common: Unpack[Common],
     ) -> None:
         super().__init__(inner, **common)
@@ -66,7 +66,7 @@ class GGA(Wrapper):
         self.radius = radius
         self.loss_tolerance = loss_tolerance
         self.candidates = candidates
-        self.parameters = parameters
+        self.parameters = parameters if parameters == "all" else _References(parameters)
         self.steps = 0
 
     def direction(self, oracle: Oracle) -> Direction:
@@ -94,15 +94,25 @@ class GGA(Wrapper):
                 views = oracle.space.views(noise)
                 for index in fixed:
                     views[index].zero_()
+                before = len(oracle.start.seen)
                 there.place(here.add_(noise))
                 found_cosine, found_loss = _quality(there)
                 if found_cosine > cosine and found_loss < loss + self.loss_tolerance:
                     cosine, loss, accepted = found_cosine, found_loss, accepted + 1
                     best.copy_(here)
                     here.zero_()
+                else:
+                    del oracle.start.seen[before:]  # nothing depends on what was seen there
                 if self.candidates == "independent":
                     here.copy_(best)
         return best, {"gga/cosine": cosine, "gga/accepted": accepted}
+
+
+class _References(list[Any]):
+    """Parameters that are named, not owned: a copy of the solver names the same ones."""
+
+    def __deepcopy__(self, memo: object) -> _References:
+        return self
 
 
 def _quality(oracle: Oracle) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
@@ -53,12 +55,13 @@ class SAMO(Wrapper):
         """The direction of the solver inside on the rows and losses at the K displaced points."""
         if self.rho == 0:
             return self.inner.direction(oracle)
-        return self.inner.direction(oracle.shown(self._measure, measures_losses=True))
+        z = oracle.vector().normal_(generator=self.generator) if self.beta else None
+        return self.inner.direction(oracle.shown(partial(self._measure, z), measures_losses=True))
 
-    def _measure(self, oracle: Oracle) -> Jacobian:
+    def _measure(self, z: Tensor | None, oracle: Oracle) -> Jacobian:
         """Row k and loss k at theta + eps_k, wherever the oracle stands."""
         g, rows, losses = oracle.mean_gradient(), oracle.rows(), []
-        estimate, signs = self._estimate(oracle, g) if self.beta else (g, torch.ones(len(rows)))
+        estimate, signs = (g, torch.ones(len(rows))) if z is None else self._estimate(oracle, g, z)
         with oracle.path() as there:
             for k, sign in enumerate(signs.to(g)):
                 there.place(self._displacement(oracle, k, g, estimate, sign))
@@ -67,18 +70,18 @@ class SAMO(Wrapper):
                 losses.append(loss)
         return Jacobian(rows, oracle.space.n_shared, torch.stack(losses))
 
-    def _estimate(self, oracle: Oracle, g: Tensor) -> tuple[Tensor, Tensor]:
+    def _estimate(self, oracle: Oracle, g: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """(P,) z, tensor by tensor as long as g, and (K,) signs of the slopes along it; e_k is sign_k z."""
-        z = oracle.vector().normal_(generator=self.generator).mul_(self.zo_eps)
+        move = torch.mul(z, self.zo_eps, out=oracle.vector())
         with oracle.path() as there, there.objective.evaluating():
-            there.place(z)
+            there.place(move)
             above = there.probe()
-            there.place(z.neg_())
+            there.place(move.neg_())
             signs = (above - there.probe()).sign()
-        views = oracle.space.views(z.neg_())
+        views = oracle.space.views(move.copy_(z))
         norms = [norm.clamp_min(TINY) for norm in torch._foreach_norm(views)]
         torch._foreach_mul_(views, torch._foreach_div(torch._foreach_norm(oracle.space.views(g)), norms))
-        return z, signs
+        return move, signs
 
     def _displacement(self, oracle: Oracle, k: int, g: Tensor, estimate: Tensor, sign: Tensor) -> Tensor:
         """(P,) eps_k; the private parameters of other sources do not move."""

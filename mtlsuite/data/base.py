@@ -47,6 +47,14 @@ class DataSet(abc.ABC):
             UsageError: no such domain or part.
         """
 
+    def validation(self, domain: str) -> Dataset[Sample]:
+        """What a training domain is validated on; a protocol may want its ``val`` in another form."""
+        return self.split(domain, "val")
+
+    def test(self, domain: str) -> Dataset[Sample]:
+        """What a held-out domain is tested on; a protocol may want a part of it."""
+        return self.split(domain, "all")
+
     def check(self, domain: str, part: str) -> None:
         """Raise a UsageError unless there is such a domain and such a part."""
         if domain not in self.domains:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -151,7 +152,8 @@ def _check(arguments: argparse.Namespace) -> int:
     for remark in getattr(dataset, "remarks", list)():
         console.print(f"note: {remark}")
     sheet = arguments.sheet or Path(f"{arguments.name}-sheet.png")
-    console.print(f"contact sheet: {contact_sheet(dataset, sheet, arguments.samples)}")
+    draw = getattr(dataset, "draw_sheet", functools.partial(contact_sheet, dataset))
+    console.print(f"contact sheet: {draw(sheet, arguments.samples)}")
     for problem in problems:
         console.print(f"problem: {problem}")
     return 1 if problems else 0

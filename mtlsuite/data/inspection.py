@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..core.errors import UsageError
 from .base import DataSet
 
 _UNIT = 0.01  # how far from 1 the length of a normal may be
@@ -68,7 +69,11 @@ def inspect(
     summaries = {kind: Summary(kind) for kind in ("image", *dataset.tasks)}
     problems = []
     for index in walk(range(len(split)), f"{domain} {part}", len(split)):
-        image, targets = split[index]
+        try:
+            image, targets = split[index]
+        except UsageError as error:  # a file that cannot be read
+            problems.append(error.message)
+            continue
         for kind, values in {"image": image, **targets}.items():
             summaries[kind].add(values, dataset.tasks.get(kind, 0))
             problems += [f"{domain}, {part} {index}: {problem}" for problem in _problems(kind, values)]

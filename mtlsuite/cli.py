@@ -19,7 +19,11 @@ from rich.table import Column, Table
 from .core.errors import UsageError
 
 if TYPE_CHECKING:
+    from .experiments.launch_config import Launcher
     from .experiments.sweep import Experiment
+
+LAUNCHERS = ("local", "processes", "submitit")
+RESULT_COMMANDS = ("status", "table", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .data.commands import main as data_command
 
             return data_command(argv[1:])
+        if argv and argv[0] in RESULT_COMMANDS:
+            from .experiments.commands import main as result_command
+
+            return result_command(argv)
         arguments = parser.parse_args(argv)
         if arguments.config is None and arguments.settings and "=" not in arguments.settings[-1]:
             arguments.config = arguments.settings.pop()  # `--set a=1 CONFIG.yaml`
@@ -64,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "mtlsuite",
         description="Train what a config file describes.",
-        epilog="mtlsuite data --help: check and prepare data sets.",
+        epilog="Commands: data (check and prepare data sets), status, table, export (look at results); "
+        "mtlsuite COMMAND --help tells more.",
         allow_abbrev=False,
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="the experiments to run")
@@ -79,7 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (runs/<name>)")
     parser.add_argument(
-        "--jobs", type=_count, default=1, metavar="N", help="runs at a time, each a process of its own (1)"
+        "--jobs", type=_count, metavar="N", help="runs at a time, each a process of its own (1)"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="where runs are trained: here, in --jobs processes, or as a Slurm array through submitit",
     )
     parser.add_argument("--resume", action="store_true", help="go on with interrupted and failed runs")
     parser.add_argument(
@@ -106,10 +120,12 @@ def _run(arguments: argparse.Namespace) -> None:
     load(arguments.config)  # a broken file is told at once: the imports below take seconds
 
     from .experiments.config_file import read
-    from .experiments.sweep import check_folder, expand
+    from .experiments.out_folder import check_folder
+    from .experiments.sweep import expand
 
     file = read(arguments.config, arguments.settings)
     experiments = expand(file)
+    launcher = _launcher(file.launcher(), arguments)
     out = arguments.out or Path("runs") / file.name
     check_folder(out, file, write=not arguments.dry_run)
     from .experiments.runner import check_runs, run_all
@@ -118,7 +134,19 @@ def _run(arguments: argparse.Namespace) -> None:
         check_runs(experiments, out)
         _console().print(_run_table(experiments, out))
     else:
-        run_all(experiments, out, arguments.resume, arguments.jobs)
+        run_all(experiments, out, arguments.resume, launcher)
+
+
+def _launcher(of_file: Launcher, arguments: argparse.Namespace) -> Launcher:
+    """What the file says, unless the command line says otherwise."""
+    from .experiments.launch_config import Local, Processes, parse_launcher
+
+    name, jobs = arguments.launcher, arguments.jobs
+    if jobs is not None and name not in (None, "processes"):
+        raise UsageError(f"--jobs {jobs}: allowed with --launcher processes, not {name}")
+    if jobs is not None:
+        return Local() if jobs == 1 and name is None else Processes(jobs=jobs)
+    return of_file if name in (None, of_file.name) else parse_launcher(name)
 
 
 def _run_table(experiments: Sequence[Experiment], out: Path) -> Table:

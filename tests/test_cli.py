@@ -20,6 +20,7 @@ from mtlsuite.experiments import runner
 from mtlsuite.experiments.catalogue import yaml_name
 from mtlsuite.experiments.config_file import read
 from mtlsuite.experiments.docstring import read_docstring
+from mtlsuite.experiments.launch_config import LAUNCHERS, Local, Processes, Submitit
 from mtlsuite.experiments.options import options_of
 from mtlsuite.experiments.sweep import expand
 
@@ -66,7 +67,7 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 def test_experiments_go_to_the_runner(config: Path, calls: list[Any]) -> None:
     assert cli.main([str(config), "--set", "train.steps=3", "--set", "sweep.seed=[4]"]) == 0
     [(experiments, out, resume, jobs)] = calls
-    assert (out, resume, jobs) == (Path("runs/demo"), False, 1)
+    assert (out, resume, jobs) == (Path("runs/demo"), False, Local())
     assert [(r.config.seed, r.config.train.steps) for e in experiments for r in e.runs] == [(4, 3)]
     assert read("runs/demo/config.yaml").document.data["sweep"] == {"seed": [4]}
 
@@ -81,8 +82,46 @@ def test_several_settings_at_once_and_the_config_anywhere(config: Path, calls: l
 
 def test_out_and_resume(config: Path, calls: list[Any]) -> None:
     assert cli.main([str(config), "--out", "elsewhere", "--resume", "--jobs", "2"]) == 0
-    assert calls[0][1:] == (Path("elsewhere"), True, 2)
+    assert calls[0][1:] == (Path("elsewhere"), True, Processes(jobs=2))
     assert Path("elsewhere/config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("of_file", "options", "launcher"),
+    [
+        (None, [], Local()),
+        (None, ["--jobs", "1"], Local()),
+        (None, ["--launcher", "processes", "--jobs", "1"], Processes(jobs=1)),
+        (None, ["--launcher", "processes"], Processes()),
+        (None, ["--launcher", "submitit"], Submitit()),
+        ("{name: submitit, minutes: 5}", [], Submitit(minutes=5)),
+        ("{name: submitit, minutes: 5}", ["--launcher", "submitit"], Submitit(minutes=5)),
+        ("submitit", ["--set", "launcher.gpus=1"], Submitit(gpus=1)),
+        ("{name: submitit, minutes: 5}", ["--launcher", "local"], Local()),
+        ("submitit", ["--jobs", "3"], Processes(jobs=3)),
+    ],
+)
+def test_launchers(
+    config: Path, calls: list[Any], of_file: Any, options: list[str], launcher: object
+) -> None:
+    if of_file:
+        config.write_text(CONFIG + f"launcher: {of_file}\n")
+    assert cli.main([str(config), *options]) == 0
+    assert calls[0][3] == launcher
+
+
+@pytest.mark.parametrize("name", ["local", "submitit"])
+def test_jobs_are_processes(
+    config: Path, calls: list[Any], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert cli.main([str(config), "--jobs", "2", "--launcher", name]) == 2
+    assert error_of(capsys) == f"--jobs 2: allowed with --launcher processes, not {name}"
+    assert cli.main([str(config), "--launcher", "slurm"]) == 2
+    assert not calls
+
+
+def test_launchers_of_the_command_line_are_those_of_the_file() -> None:
+    assert tuple(LAUNCHERS) == cli.LAUNCHERS, "told twice, for the parser is to be quick"
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ def check_losses(oracle: Oracle) -> None:
         for k in (~losses.isfinite()).nonzero().flatten().tolist():
             if not at_start:  # was it a gradient that led there?
                 check_gradients(start)
+            where = "" if at_start else ", away from theta, where a wrapper had moved it"
             raise NonFiniteError(
-                f"the loss of source {oracle.names[first + k]!r} is not finite ({float(losses[k])})"
+                f"the loss of source {oracle.names[first + k]!r} is not finite ({float(losses[k])}){where}"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 from .errors import UsageError
 from .objective import Losses
 
+COMPILER = "torch._functorch.config"  # imported where something has been compiled
+
 
 def reusable_graphs() -> AbstractContextManager[Any]:
     """Graphs of compiled models made inside can be run backwards more than once."""
-    config = sys.modules.get("torch._functorch.config")
+    config = sys.modules.get(COMPILER)
     return nullcontext() if config is None else config.patch(donated_buffer=False)
 
 
@@ -28,26 +30,37 @@ def refuse_reentrant_checkpoints(loss: Tensor) -> None:
     Raises:
         UsageError: saying what to do instead.
     """
+    if any(name == "CheckpointFunctionBackward" for name in _node_names(loss)):
+        raise UsageError(
+            "the model uses torch.utils.checkpoint with use_reentrant=True, which hides its parameters "
+            "from torch.autograd.grad; use_reentrant=False is needed"
+        )
+
+
+def _node_names(loss: Tensor) -> Iterator[str]:
+    """The names of the functions in a loss's graph."""
     seen, waiting = set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            raise UsageError(
-                "the model uses torch.utils.checkpoint with use_reentrant=True, which hides its parameters "
-                "from torch.autograd.grad; use_reentrant=False is needed"
-            )
+        yield node.name()
         waiting += [below for below, _ in node.next_functions]
 
 
 def gradients(loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool) -> Sequence[Tensor | None]:
     """Gradients of a scalar loss, ``None`` where it does not reach a parameter.
 
+    Args:
+        keep_graph: whether another backward will follow. (The graph of a compiled model is kept in any case:
+            one that is not at its first backward could not be at a later one either.)
+
     Raises:
         UsageError: it reaches none of them.
     """
+    if COMPILER in sys.modules and not keep_graph:
+        keep_graph = any(name.startswith("CompiledFunction") for name in _node_names(loss))
     found = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
     if all(gradient is None for gradient in found):
         raise UsageError("a loss reaches none of the parameters that the objective lists")

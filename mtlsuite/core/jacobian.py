@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .products import combinations, inner_products
+
 
 @dataclass(frozen=True, eq=False)
 class Jacobian:
@@ -28,11 +30,11 @@ class Jacobian:
 
     def gramian(self) -> Tensor:
         """(K, K) inner products G = J J^T over the SHARED parameters."""
-        return self.shared @ self.shared.T
+        return inner_products(self.shared)
 
     def cosine(self) -> Tensor:
         """(K, K) cosine similarities over ALL parameters; 0 where a row is zero, 1 on the diagonal."""
-        gramian = self.rows @ self.rows.T
+        gramian = inner_products(self.rows)
         norms = gramian.diagonal().clamp_min(0).sqrt()
         scale = norms.outer(norms)
         cosine = torch.where(scale > 0, gramian / scale, torch.zeros_like(scale)).clamp(-1, 1)
@@ -51,8 +53,7 @@ class Jacobian:
 
     def combine(self, weights: Tensor, out: Tensor | None = None) -> Tensor:
         """(P,) sum_k w_k g_k for (K,) weights."""
-        weights = weights.to(self.rows)
-        return torch.mv(self.rows.T, weights) if out is None else torch.mv(self.rows.T, weights, out=out)
+        return combinations(weights, self.rows, out)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Jacobian:
         """The Jacobian whose rows are ``function(rows)``, again (K, P)."""

@@ -150,7 +150,8 @@ class MinibatchObjective(Objective):
         return _split(self.model(_concatenate(inputs)), list(map(_length, inputs)))
 
     def _alone(self, d: int) -> list[Tensor]:
-        return self._scored(d, self.model(self.minibatches[d][0]))
+        empty = self.absent.issuperset(self._ranges[d])  # possible in a minibatch that is drawn later
+        return self._scored(d, None if empty else self.model(self.minibatches[d][0]))
 
     def _scored(self, d: int, prediction: Any) -> list[Tensor]:
         targets = self.minibatches[d][1]

@@ -72,6 +72,10 @@ class Oracle:
         """The number of each source among all of them: 0 .. K-1 where none is absent."""
         return list(self.objective.places)
 
+    def of_present(self, values: Tensor) -> Tensor:
+        """Those of (n_total,) values that belong to the K sources here."""
+        return values if self.n_sources == self.n_total else values[self.places]
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the K sources."""
@@ -95,6 +99,14 @@ class Oracle:
         """(K,) losses where the step began, whoever has moved the parameters since."""
         start = self.start
         return start.losses() if start._home is None else start._home[0]
+
+    def seen_losses(self) -> Tensor:
+        """(K,) losses where the step began, as far as they have been evaluated, else NaN."""
+        losses = torch.full((self.n_sources,), torch.nan, dtype=self.space.dtype, device=self.space.device)
+        for first, values, at_start in reversed(self.start.seen):
+            if at_start:
+                losses[first : first + len(values)] = values.to(losses)
+        return losses
 
     def jacobian(self) -> Jacobian:
         """Gradients of all sources here, (K, P)."""
@@ -132,7 +144,9 @@ class Oracle:
             return self._jacobian.mean(out=self.vector())
         if self._mean is not None:
             return self.vector().copy_(self._mean)
-        mean = self.pullback([1 / self.n_sources] * self.n_sources)
+        space, n_sources = self.space, self.n_sources
+        equal = torch.full((n_sources,), 1 / n_sources, dtype=space.dtype, device=space.device)
+        mean = self.pullback(equal)
         if self.keep_mean:
             self._mean = self.vector().copy_(mean)
         return mean

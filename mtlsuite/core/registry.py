@@ -27,6 +27,8 @@ from .errors import UsageError, unknown_name
 KINDS = ("solver", "wrapper", "ascent", "dataset", "model", "metric")
 ENTRY_POINTS = "mtlsuite.plugins"
 
+_NOT_IN_SPECS = ("inner", "generator", "seed", "on_nonfinite")
+
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
 _C = TypeVar("_C", bound=type)
 
@@ -107,6 +109,9 @@ def parse(kind: str, spec: object) -> tuple[Any, dict[str, Any]]:
         raise UsageError(f"{_a(kind)} is a name or a mapping with the key 'name', found {spec!r}")
     # `lambda` is no name in Python, so the parameter is `lambda_`; YAML may say either.
     options = {f"{key}_" if iskeyword(str(key)) else str(key): spec[key] for key in spec if key != "name"}
+    if len(options) < len(spec) - 1:
+        doubled = next(key for key in spec if iskeyword(str(key)))
+        raise UsageError(f"found both {doubled!r} and '{doubled}_'; allowed: one of them", (doubled,))
     try:
         cls = lookup(kind, spec["name"])
     except UsageError as error:
@@ -173,21 +178,26 @@ def _lists_too(hint: Any) -> Any:
     return hint
 
 
+def as_written(part: str | int) -> str | int:
+    """A part of a key as YAML has it: ``lambda`` for the parameter ``lambda_``."""
+    return part[:-1] if isinstance(part, str) and part.endswith("_") and iskeyword(part[:-1]) else part
+
+
 def explain(cls: type, error: pydantic.ValidationError) -> UsageError:
     """One clear error out of pydantic's: which option, what was found, what is allowed."""
     first = error.errors()[0]
-    key = tuple(first["loc"])
+    key = tuple(map(as_written, first["loc"]))
     name = getattr(cls, "name", cls.__name__)
     inside = first.get("ctx", {}).get("error")
     if isinstance(inside, UsageError):  # of a specification within this one
         return UsageError(f"{name}: {inside.message}", (*key, *inside.key))
     if first["type"] == "extra_forbidden":
-        allowed = [field for field in schema(cls).model_fields if field not in ("inner", "generator")]
-        return UsageError(f"{name}: {unknown_name('option', key[0], allowed)}", key)
+        allowed = [as_written(field) for field in schema(cls).model_fields if field not in _NOT_IN_SPECS]
+        return UsageError(f"{name}: {unknown_name('option', key[0], map(str, allowed))}", key)
     if first["type"] == "missing":
         return UsageError(f"{name}: the option {key[0]!r} is required", key)
     option = next((str(part) for part in key if isinstance(part, str)), "")
-    messages = {e["msg"] for e in error.errors() if e["loc"][:1] == key[:1]}
+    messages = {e["msg"] for e in error.errors() if e["loc"][:1] == first["loc"][:1]}
     reason = " or ".join(sorted(message[0].lower() + message[1:] for message in messages))
     return UsageError(f"{name}: {option}: {reason}, found {first['input']!r}", key[:1])
 

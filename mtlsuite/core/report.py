@@ -52,16 +52,15 @@ class StepReport:
         return {name: float(value) for name, value in self._metrics.items()}
 
 
-def report_of(losses: Tensor, direction: Direction, objective: Objective) -> StepReport:
+def report_of(losses: Tensor, weights: Tensor | None, metrics: Metrics, objective: Objective) -> StepReport:
     """A report of its own values: what the solver holds may change in the next step."""
-    weights = direction.weights
-    metrics = {
+    own: Metrics = {
         name: value.detach().clone() if isinstance(value, Tensor) else value
-        for name, value in direction.metrics.items()
+        for name, value in metrics.items()
     }
     return StepReport(
         spread(losses, objective),
         None if weights is None else spread(weights.detach().clone(), objective),
-        metrics,
+        own,
         objective.absent_names,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
@@ -46,9 +47,8 @@ class Solver(abc.ABC):
     n_sources: int | None = None
     on_nonfinite: Literal["raise", "skip"] = "raise"
     sequential: bool = False  # asks for several optimizer steps, so nothing can be done to its one direction
-    weighted: bool = (
-        True  # whether its directions are weighted sums of the gradients, and it tells the weights
-    )
+    # Whether its directions are weighted sums of the gradients, and it tells the weights.
+    weighted: bool = True
     _seed: int = 0
     _generator: torch.Generator | None = None
     _own_generator: bool = True
@@ -85,10 +85,14 @@ class Solver(abc.ABC):
             raise UsageError(
                 f"step(objective, optimizer) needs an Objective, found {type(objective).__name__}"
             )
+        if torch.is_autocast_enabled(objective.space.device.type):
+            # It would keep cast copies of weights that have moved, and round the products of gradients.
+            raise UsageError("step() inside torch.autocast: put autocast around the forwards in the losses")
         optimizer.zero_grad(set_to_none=True)
         objective = present(objective)
         if objective.n_sources == 0:  # all are absent
-            nothing = torch.zeros(objective.n_total or 0, dtype=objective.space.dtype)
+            space = objective.space
+            nothing = torch.zeros(objective.n_total or 0, dtype=space.dtype, device=space.device)
             return StepReport(nothing, None, {f"{self.name}/skipped": 1.0}, objective.absent_names)
         self._prepare(objective.space, optimizer)
         skip = self.on_nonfinite == "skip"
@@ -104,10 +108,9 @@ class Solver(abc.ABC):
             self._load_state(before[0])
             for buffer, value in before[1].items():
                 buffer.copy_(value)
-            skipped = Direction(objective.space.vector(self._pool), None, {f"{self.name}/skipped": 1.0})
-            return report_of(oracle.start_losses(), skipped, objective)
+            return report_of(oracle.seen_losses(), None, {f"{self.name}/skipped": 1.0}, objective)
         self._inspected = True
-        report = report_of(oracle.start_losses(), direction, objective)
+        report = report_of(oracle.start_losses(), direction.weights, direction.metrics, objective)
         for vector in direction.sequence or [direction.vector]:
             objective.space.set_gradients(vector)
             optimizer.step()
@@ -155,11 +158,15 @@ class Solver(abc.ABC):
             raise UsageError(f"this is no state of a solver: {', '.join(sorted(missing))} missing")
         if state["solver"] != self.name or set(state["attributes"]) != set(self.stateful):
             raise UsageError(f"the state is of the solver {state['solver']!r}, this one is {self.name!r}")
+        kind, own = torch.device(state["generator"]["device"]).type, self.generator.device.type
+        if (kind == "cuda" and not torch.cuda.is_available()) or (not self._own_generator and kind != own):
+            raise UsageError(f"the state holds a random generator of {kind}, which cannot go on here")
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         saved = state["generator"]
-        if self._own_generator and str(self.generator.device) != saved["device"]:
-            self._generator = torch.Generator(saved["device"])
+        kind = torch.device(saved["device"]).type
+        if self._own_generator and self.generator.device.type != kind:
+            self._generator = torch.Generator(kind)
         self.generator.set_state(saved["state"].cpu())
         for name in self.stateful:
             restore(self, name, state["attributes"][name])
@@ -170,13 +177,10 @@ class Solver(abc.ABC):
 
     def _prepare(self, space: ParameterSpace, optimizer: torch.optim.Optimizer) -> None:
         self._pool.trim()
+        _refuse_closures(optimizer)
         self._place_generator(self.generator)
-        if self.generator.device.type != space.device.type:
-            if not self._own_generator:
-                raise UsageError(
-                    f"the generator is on {self.generator.device}, the parameters are on {space.device}"
-                )
-            self._place_generator(torch.Generator(space.device).manual_seed(self._seed))
+        if self.generator.device != space.device:
+            self._move_generator(space.device)
         known = {id(p) for p in space.parameters}
         stray = [
             tuple(p.shape)
@@ -190,6 +194,17 @@ class Solver(abc.ABC):
                 f"shape {stray[0]}; they are not trained",
                 stacklevel=3,
             )
+
+    def _move_generator(self, device: torch.device) -> None:
+        here = self.generator.device
+        if not self._own_generator:
+            raise UsageError(f"the generator is on {here}, the parameters are on {device}")
+        moved = torch.Generator(device)
+        if here.type == device.type:
+            moved.set_state(self.generator.get_state())
+        else:
+            moved.manual_seed(self._seed)
+        self._place_generator(moved)
 
     def _place_generator(self, generator: torch.Generator) -> None:
         self._generator = generator
@@ -220,7 +235,12 @@ class Wrapper(Solver):
 
     Args:
         inner: the solver inside; it draws from this wrapper's generator.
+
+    Attributes:
+        keeps_rows: whether the solver inside sees the gradients of the point where this wrapper was asked.
     """
+
+    keeps_rows: ClassVar[bool] = False
 
     def __init__(self, inner: Solver, **common: Unpack[Common]) -> None:
         if not isinstance(inner, Solver):
@@ -276,3 +296,12 @@ class Wrapper(Solver):
     def _place_generator(self, generator: torch.Generator) -> None:
         self._generator = generator
         self.inner._place_generator(generator)
+
+
+def _refuse_closures(optimizer: torch.optim.Optimizer) -> None:
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UsageError(
+            f"{type(optimizer).__name__} calls a closure for its losses, a solver gives it gradients; use an "
+            "optimizer whose step() needs no closure"
+        )

@@ -73,7 +73,11 @@ def check_layout(folders: Folders) -> Layout:
             or infinite.
     """
     if not folders.root.is_dir():
-        raise LayoutError(folders.root, ["no such folder"])
+        hint = (
+            "docs/data.md says how to get the data; `mtlsuite data make-scenes --root DIR` writes scenes to "
+            "try it out with"
+        )
+        raise LayoutError(folders.root, [f"no such folder; {hint}"])
     problems: list[str] = []
     frames, files = {}, []
     for part in ("train", "val"):

@@ -1,5 +1,8 @@
 """Ray-cast RGB-D scenes: a courtyard, a street or a garden, seen in several visual domains.
 
+They are rendered as they are asked for, or read from files that ``mtlsuite data make-scenes`` wrote in the
+layout of the MTAN code (see ``mtan``).
+
 Layout on disk (a cache, safe to delete): ``CACHE/scenes/DOMAIN-PART-KEY.npz`` with ``colour`` uint8
 (N, 3, H, W), ``label`` int8 (N, H, W), ``depth`` float32 (N, 1, H, W) and ``normals`` float16
 (N, 3, H, W). KEY is a hash of every option that the arrays depend on and of the renderer's version.
@@ -8,10 +11,11 @@ Layout on disk (a cache, safe to delete): ``CACHE/scenes/DOMAIN-PART-KEY.npz`` w
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,8 +26,10 @@ from rich.progress import track
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import register
 from ..core.types import Count
+from .augment import draw_crop, enlarged
 from .base import DataSet, Sample, TensorSplit
 from .cache import Arrays, cache_folder, cached
+from .mtan import MTAN, MTANSplit
 from .rendering import CLASSES, DOMAINS, View, compose
 
 RENDERER_VERSION = 1  # part of the cache key: raise it whenever a change alters any picture
@@ -44,6 +50,19 @@ class SceneSplit(TensorSplit):
         }
 
 
+class AugmentedSceneSplit(SceneSplit):
+    """Scenes that training may ask for under the published augmentation."""
+
+    def augmented(self, index: int, generator: torch.Generator) -> Sample:
+        """Sample ``index``, cropped, enlarged and flipped as drawn from ``generator``; see ``augment``."""
+        image, targets = self[index]
+        height, width = image.shape[1:]
+        crop = draw_crop(height, width, generator)
+        window = (..., *crop.window)
+        cut = {task: target[window] for task, target in targets.items()}
+        return enlarged((image[window], cut), crop, (height, width))
+
+
 @register("dataset", "scenes")
 class Scenes(DataSet):
     """Synthetic RGB-D scenes with exact segmentation, depth (metres) and normals (camera frame).
@@ -58,12 +77,17 @@ class Scenes(DataSet):
         seed: another seed gives other scenes.
         cache: folder for rendered scenes; default: the environment variable MTLSUITE_CACHE, else
             ``~/.cache/mtlsuite``.
+        root: a folder that ``mtlsuite data make-scenes`` wrote: its scenes are read instead, as one domain
+            ``scenes``, and none of the options above is allowed.
+        labels: the label folder below ``root``; default: ``label``.
+        augment: the augmentation published for NYUv2 and Cityscapes in training; see ``augment``.
 
     Raises:
-        UsageError: an unknown, doubled or missing domain, or another ill-typed option.
+        UsageError: an unknown, doubled or missing domain, or another ill-typed option; no such folder, or
+            everything that is wrong with it; an option that has no effect beside ``root`` or without it.
     """
 
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
 
     def __init__(
         self,
@@ -74,7 +98,19 @@ class Scenes(DataSet):
         domains: list[str] | None = None,
         seed: Annotated[int, Field(ge=0)] = 0,
         cache: str | None = None,
+        root: str | None = None,
+        labels: str | None = None,
+        augment: bool = False,
     ) -> None:
+        self.augment = augment
+        self.files: MTAN | None = None
+        if root is not None:
+            given = {"height": height, "width": width, "n_train": n_train, "n_val": n_val}
+            _refuse_beside_root({**given, "domains": domains, "seed": seed, "cache": cache})
+            self._open(root, labels or "label")
+            return
+        if labels is not None:
+            raise UsageError("allowed only with 'root', whose label folder it names", ("labels",))
         self.domains = _checked_domains(domains)
         self.tasks = {"segmentation": len(CLASSES), "depth": 1, "normals": 3}
         self.input_shape = (3, height, width)
@@ -82,13 +118,30 @@ class Scenes(DataSet):
         self.sizes = {"train": n_train, "val": n_val}
         self.folder = cache_folder(cache) / "scenes"
 
-    def split(self, domain: str, part: str) -> SceneSplit:
+    def _open(self, root: str, labels: str) -> None:
+        path = Path(root).expanduser()
+        if not path.is_dir():
+            hint = f"`mtlsuite data make-scenes --root {root} --labels {labels}` writes scenes there"
+            raise UsageError(f"{root}: no such folder; {hint}", ("root",))
+        self.files = MTAN(root, labels, self.augment)
+        if "segmentation" not in self.files.tasks:
+            others = sorted({split.name for split in path.glob("*/label*") if split.is_dir()})
+            found = ", ".join(others) or "none"
+            raise UsageError(f"{root}: no label folder {labels}; there is {found}", ("labels",))
+        self.domains = (self.name,)
+        self.tasks, self.input_shape = self.files.tasks, self.files.input_shape
+        self.classes = self.files.classes
+
+    def split(self, domain: str, part: str) -> SceneSplit | MTANSplit:
+        """The scenes of a part; those of ``train`` also offer ``augmented`` with the option ``augment``."""
         self.check(domain, part)
+        if self.files is not None:
+            return self.files.split(self.files.name, part)
         parts = list(self.sizes) if part == "all" else [part]
         stored = [self._arrays(domain, each) for each in parts]
         joined = {key: torch.from_numpy(np.concatenate([a[key] for a in stored])) for key in stored[0]}
         targets = {"segmentation": joined["label"], "depth": joined["depth"], "normals": joined["normals"]}
-        return SceneSplit(joined["colour"], targets)
+        return (AugmentedSceneSplit if self.augment else SceneSplit)(joined["colour"], targets)
 
     def render(self, domain: str, part: str, index: int) -> Arrays:
         """Scene ``index`` of ``train`` or ``val`` as arrays without N (see the module), never cached."""
@@ -133,6 +186,16 @@ class Scenes(DataSet):
         options = [RENDERER_VERSION, self.seed, self.sizes[part], *self.input_shape]
         key = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
         return self.folder / f"{domain}-{part}-{key}.npz"
+
+
+def _refuse_beside_root(given: dict[str, Any]) -> None:
+    """The files say what is in them; whoever gives another number means something else."""
+    parameters = inspect.signature(Scenes.__init__).parameters
+    for name, value in given.items():
+        if value != parameters[name].default:
+            raise UsageError(
+                f"found {value!r}; not allowed beside 'root', whose files are as they are", (name,)
+            )
 
 
 def _checked_domains(domains: list[str] | None) -> tuple[str, ...]:

@@ -13,8 +13,12 @@ from typing import Any
 from ..core.errors import UsageError, unknown_name
 from ..core.registry import load_plugin
 from .config import NAME, Config
+from .hparams import KINDS, keys_set
+from .launch_config import Launcher, parse_launcher
 from .messages import shown
 from .yaml_file import Document, Key, load, parse_key, parse_value
+
+_OF_THE_FILE = ("name", "plugins", "launcher", "experiments")  # keys that hold for all experiments
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,21 @@ class ConfigFile:
         for part in self.prefixes[name]:
             values = values[part]
         plugins = self.document.data.get("plugins", [])
-        return {**copy.deepcopy(values), "name": name or self.name, "plugins": plugins}
+        found = {**copy.deepcopy(values), "name": name or self.name, "plugins": plugins}
+        if not self.prefixes[name]:
+            found.pop("launcher", None)  # of the file, not of its runs
+        return found
+
+    def launcher(self) -> Launcher:
+        """Where the file wants its runs to be trained.
+
+        Raises:
+            UsageError: what is wrong with the section, with file and line.
+        """
+        try:
+            return parse_launcher(self.document.data.get("launcher", "local"))
+        except UsageError as error:
+            raise _error(self.document, ("launcher", *error.key), error.message) from None
 
 
 def read(path: str | PathLike[str], settings: Sequence[str] = (), plugins: bool = True) -> ConfigFile:
@@ -54,6 +72,8 @@ def read(path: str | PathLike[str], settings: Sequence[str] = (), plugins: bool 
         UsageError: the file or a setting is malformed, or has a key that no experiment has.
     """
     document = Document(str(path), *load(path))
+    if isinstance(document.data.get("launcher"), str):  # so that settings find its parts
+        document.data["launcher"] = {"name": document.data["launcher"]}
     if plugins:
         _load_plugins(document)
     experiments = _experiments(document)
@@ -99,12 +119,8 @@ def _experiments(document: Document) -> list[str]:
     if "experiments" not in document.data:
         return []
     for other in document.data:
-        if other not in ("name", "plugins", "experiments"):
-            raise _error(
-                document,
-                (other,),
-                f"{unknown_name('key', other, ('name', 'experiments'))} beside experiments",
-            )
+        if other not in _OF_THE_FILE:
+            raise _error(document, (other,), f"{unknown_name('key', other, _OF_THE_FILE)} beside experiments")
     experiments = document.data["experiments"]
     if not isinstance(experiments, dict) or not experiments:
         allowed = "a mapping of names to at least one experiment"
@@ -131,7 +147,7 @@ def _set(document: Document, setting: str, experiments: Sequence[str]) -> None:
         raise UsageError(f"{words}: {error.message}") from None
     key = parse_key(text.strip())
     prefixes: list[Key] = [("experiments", name) for name in experiments] or [()]
-    if key[0] == "name":
+    if key[0] in ("name", "launcher"):
         prefixes = [()]
     elif key[0] == "experiments":
         if len(key) < 3 or str(key[1]) not in experiments:
@@ -144,19 +160,21 @@ def _set(document: Document, setting: str, experiments: Sequence[str]) -> None:
 
 def _refuse_idle(document: Document, prefix: Key, sweep: Any) -> None:
     """A setting of what the sweep sets anyway would have no effect."""
-    for name in sweep if isinstance(sweep, dict) else ():
+    for name, by in keys_set(sweep).items():
         swept = (*prefix, *parse_key(name))
         for key, words in document.given.items():
             if key[: len(swept)] == swept:
-                raise UsageError(
-                    f"{words}: the key {name!r} is swept; set the values with --set 'sweep.{name}=[...]'"
-                )
+                other = f"the values with --set 'sweep.{by}=[...]'" if by == name else f"sweep.{by}"
+                raise UsageError(f"{words}: the key {name!r} is swept; set {other}")
 
 
 def _swept(document: Document, prefix: Key, key: Key) -> Key:
     """``sweep.optimizer.lr`` as ``("sweep", "optimizer.lr")``, for the keys in a sweep are dotted ones."""
     if key[0] != "sweep" or len(key) < 2:
         return key
+    if key[1] == "hparams":
+        drawn = key[2:3] == ("distributions",) and len(key) > 3
+        return _distribution_key(key) if drawn else key
     sweep: Any = document.data
     for part in (*prefix, "sweep"):
         sweep = (sweep.get(part) if isinstance(sweep, dict) else None) or {}
@@ -165,6 +183,12 @@ def _swept(document: Document, prefix: Key, key: Key) -> Key:
         if name in sweep:
             return ("sweep", name, *key[end:])
     return ("sweep", ".".join(map(str, key[1:])))
+
+
+def _distribution_key(key: Key) -> Key:
+    """``sweep.hparams.distributions.optimizer.lr.uniform`` with the dotted key in one piece."""
+    end = len(key) - 1 if key[-1] in KINDS else len(key)
+    return (*key[:3], ".".join(map(str, key[3:end])), *key[end:])
 
 
 def _error(document: Document, key: Key, message: str) -> UsageError:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .charts import improvement_bars
 from .results import RunResult
 from .scores import task_metrics
 from .series import Series, of_source, series, sources, split_mean
@@ -26,10 +27,15 @@ def write_figures(runs: Sequence[RunResult], tables: Sequence[Table], folder: Pa
     with styled():
         figures = {
             "learning_curves": learning_curves(groups),
+            **domain_curves(groups),
             "losses": losses(groups),
             "weights": weights(groups),
             "cosine": cosine(groups),
             **{f"table_{number}": bars(table) for number, table in enumerate(tables, start=1)},
+            **{
+                f"improvement_{number}": improvement_bars(table)
+                for number, table in enumerate(tables, start=1)
+            },
         }
         return [path for name, figure in figures.items() if figure for path in save(figure, folder / name)]
 
@@ -56,6 +62,34 @@ def learning_curves(groups: Groups) -> Figure | None:
         ax.set_title(plain(f"{metric.task}: {parts[part]}"))
         ax.set_ylabel(f"{metric.name} ({metric.unit})" if metric.unit else metric.name)
     return finish(figure, list(groups), _band_note(everyone))
+
+
+def domain_curves(groups: Groups) -> dict[str, Figure]:
+    """Headline metric of each task against the step, a panel a domain; one line a label.
+
+    On the held-out domains where there are any, else on the validation parts of the training domains; no
+    figure where there is only one domain.
+    """
+    everyone = [run for runs in groups.values() for run in runs]
+    part = "test" if any(run.held_out for run in everyone) else "val"
+    splits = (split for run in everyone for record in run.records for split in record["metrics"])
+    names = [split for split in dict.fromkeys(splits) if split.startswith(f"{part}/")]
+    if len(names) < 2:
+        return {}
+    kind = "held-out domain" if part == "test" else "validation: domain"
+    found = {}
+    for task in dict.fromkeys(task for run in everyone for task in run.tasks):
+        metric = task_metrics(task)[0]
+        figure, axes = panels(len(names), per_row=3)
+        for ax, name in zip(axes, names, strict=True):
+            read = split_mean(name, metric.key, metric.factor)
+            curves = [series(runs, read) for runs in groups.values()]
+            _lines(ax, curves)
+            _zoom(ax, curves)
+            ax.set_title(plain(f"{kind} {name.removeprefix(f'{part}/')}"))
+        _label_left(axes, 3, f"{metric.name} ({metric.unit})" if metric.unit else metric.name)
+        found[f"learning_curves_{task}"] = finish(figure, list(groups), _band_note(everyone))
+    return found
 
 
 def losses(groups: Groups) -> Figure | None:
@@ -182,11 +216,14 @@ def _zoom(ax: Axes, curves: Sequence[Series | None]) -> None:
         return
     start = max(steps) / 10
     late = [
-        value
+        edge
         for curve in curves
         if curve
-        for step, value in zip(curve.steps, curve.mean, strict=True)
+        for step, value, error in zip(
+            curve.steps, curve.mean, curve.stderr or [0.0] * len(curve.steps), strict=True
+        )
         if step > start and math.isfinite(value)
+        for edge in (value - error, value + error)
     ]
     if late:
         margin = 0.06 * (max(late) - min(late)) or 0.01 * (abs(late[0]) or 1.0)

@@ -1,4 +1,4 @@
-"""Training runs one after the other, or several at a time in processes of their own."""
+"""Training runs one after the other, several at a time in processes of their own, or through submitit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import functools
 import multiprocessing
 import os
 import signal
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -25,25 +22,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .files import atomic_write
-from .results import CONFIG, read_status, write_status
-from .sweep import Run
-from .trainer import Trainer
-from .yaml_file import dump
-
-Steps = Callable[[int, int], None]  # called with the steps done and the steps in all
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run and the folder of its results."""
-
-    run: Run
-    folder: Path
+from .job import Job, note_death, train
+from .launch_config import Launcher, Processes, Submitit
+from .results import read_status
+from .submitit_launcher import submitted
 
 
 def launch(
-    title: str, jobs: Sequence[Job], done: int, resume: bool, processes: int, console: Console
+    title: str, jobs: Sequence[Job], done: int, resume: bool, launcher: Launcher, console: Console
 ) -> list[str]:
     """Train all jobs with a progress bar; one that fails does not stop the others.
 
@@ -52,11 +38,14 @@ def launch(
         jobs: what is to be trained.
         done: runs of the same experiment that are done already.
         resume: go on from checkpoints.
-        processes: jobs at a time.
+        launcher: where.
         console: where the progress goes.
 
     Returns:
-        One message a failed run; its traceback is in its status.json.
+        One message a failed run; its traceback is in its folder.
+
+    Raises:
+        UsageError: the launcher does not work here.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -68,10 +57,7 @@ def launch(
     failures = []
     with Progress(*columns, console=console) as progress:
         total = progress.add_task(f"[bold]{title}", completed=done, total=done + len(jobs))
-        outcomes = (
-            _one_by_one(jobs, resume, progress) if processes == 1 else _at_once(jobs, resume, processes)
-        )
-        for failure in outcomes:
+        for failure in _outcomes(jobs, resume, launcher, progress):
             if failure:
                 failures.append(failure)
                 console.print(failure, style="red", markup=False)
@@ -79,20 +65,14 @@ def launch(
     return failures
 
 
-def train(job: Job, resume: bool, steps: Steps) -> str | None:
-    """Train one run and note how it ended; the message of its failure, or None."""
-    facts = {"label": job.run.label, "baseline": job.run.baseline}
-    try:
-        trainer = Trainer(job.run.config)
-        atomic_write(job.folder / CONFIG, dump(job.run.config.resolved()))
-        write_status(job.folder, "running", **facts)
-        trainer.run(job.folder, resume, lambda step: steps(step, trainer.steps))
-        write_status(job.folder, "done", **facts)
-    except Exception as error:
-        message = f"{job.run.id}: {type(error).__name__}: {error}"
-        write_status(job.folder, "failed", **facts, error=message, traceback=traceback.format_exc())
-        return message
-    return None
+def _outcomes(
+    jobs: Sequence[Job], resume: bool, launcher: Launcher, progress: Progress
+) -> Iterator[str | None]:
+    if isinstance(launcher, Submitit):
+        return submitted(jobs, resume, launcher, jobs[0].folder.parents[1] / "submitit")
+    if isinstance(launcher, Processes):
+        return _at_once(jobs, resume, launcher.jobs)
+    return _one_by_one(jobs, resume, progress)
 
 
 def _one_by_one(jobs: Sequence[Job], resume: bool, progress: Progress) -> Iterator[str | None]:
@@ -119,7 +99,7 @@ def _at_once(jobs: Sequence[Job], resume: bool, processes: int) -> Iterator[str 
                 raise
             for job in dead:
                 waiting.remove(job)
-                yield _note_death(job)
+                yield note_death(job)
 
 
 def _pool(jobs: Sequence[Job], resume: bool, processes: int) -> Iterator[tuple[Job, str | None]]:
@@ -134,12 +114,6 @@ def _pool(jobs: Sequence[Job], resume: bool, processes: int) -> Iterator[tuple[J
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # else the runs still waiting would be trained
             raise
-
-
-def _note_death(job: Job) -> str:
-    message = f"{job.run.id}: its process died (killed, or out of memory?)"
-    write_status(job.folder, "failed", label=job.run.label, baseline=job.run.baseline, error=message)
-    return message
 
 
 def _prepare(threads: int) -> None:

@@ -76,19 +76,39 @@ class TrainConfig(Part):
 
 
 class EvaluationConfig(Part):
-    """When and how the model is evaluated.
+    """When and how the model is evaluated, and what a table makes of it.
 
     Attributes:
         every: in the unit of ``train``; not given: once, at the end.
         batch_size: images at once.
         cosine: also measure the mean pairwise cosine of the source gradients.
-        average_last: a table shows the mean of this many last evaluations.
+        averaging: depth and normals are averaged within each ``batch`` and then over the batches, or over
+            every ``pixel``.
+        select: a table shows the ``last`` evaluations, or the one that is ``best`` on the validation part.
+        both_splits: also measure each held-out domain on its two splits, as DomainBed's selections need:
+            ``in/<domain>`` and ``out/<domain>``.
+        average_last: of the last ones, the mean of this many.
+        baseline: delta_m compares with single-task runs ``measured`` beside the others, or with the
+            ``published`` row of the data set; in that case the table quotes its other published rows, too.
     """
 
     every: Count = 1
     batch_size: Count = 256
     cosine: bool = True
+    both_splits: bool = False
+    averaging: Literal["batch", "pixel"] = "batch"
+    select: Literal["last", "best"] = "last"
     average_last: Count = 1
+    baseline: Literal["measured", "published"] = "measured"
+
+    @pydantic.model_validator(mode="after")
+    def _one_or_several(self) -> EvaluationConfig:
+        if self.select == "best" and self.average_last > 1:
+            raise UsageError(
+                f"found {self.average_last}; the best evaluation is one: allowed only with 'select: last'",
+                ("average_last",),
+            )
+        return self
 
 
 class AveragingConfig(Part):

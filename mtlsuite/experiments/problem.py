@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -59,9 +59,9 @@ class Problem:
             raise UsageError(f"views need the task 'class', found {', '.join(self.tasks)}", ("sources",))
 
     @cached_property
-    def criteria(self) -> dict[str, Callable[[Any, Any], Tensor]]:
+    def criteria(self) -> dict[str, Criterion]:
         """Task -> training loss."""
-        return {task: build("metric", task, n_classes=n).loss for task, n in self.tasks.items()}
+        return {task: Criterion(build("metric", task, n_classes=n)) for task, n in self.tasks.items()}
 
     @property
     def source_names(self) -> list[str]:
@@ -172,7 +172,7 @@ class Problem:
 
     @cached_property
     def _validation(self) -> dict[str, Any]:
-        return {domain: self.dataset.split(domain, "val") for domain in self.domains}
+        return {domain: self.dataset.validation(domain) for domain in self.domains}
 
     @cached_property
     def _evaluation_splits(self) -> dict[str, Any]:
@@ -181,10 +181,19 @@ class Problem:
             splits: dict[str, Any] = {f"val/{domain}": split for domain, split in validation.items()}
         else:
             splits = {"val": pooled(list(validation.values()))}
-        return splits | {f"test/{domain}": self.dataset.split(domain, "all") for domain in self.held_out}
+        if self.config.evaluation.both_splits:
+            splits |= {f"in/{domain}": self.dataset.split(domain, "train") for domain in self.held_out}
+            splits |= {f"out/{domain}": self.dataset.split(domain, "val") for domain in self.held_out}
+            if "val" in splits:
+                splits |= {f"out/{domain}": split for domain, split in validation.items()}
+        return splits | {f"test/{domain}": self.dataset.test(domain) for domain in self.held_out}
 
     def _score(self, model: nn.Module, split: Any) -> dict[str, float]:
-        metrics = {task: build("metric", task, n_classes=n).to(self.device) for task, n in self.tasks.items()}
+        averaging = self.config.evaluation.averaging
+        metrics = {
+            task: build("metric", task, n_classes=n, averaging=averaging).to(self.device)
+            for task, n in self.tasks.items()
+        }
         for _, inputs, targets in self._batches(split):
             predictions = model(inputs)
             for task, metric in metrics.items():
@@ -224,6 +233,21 @@ class Problem:
             )
             for name, split in splits.items()
         }
+
+
+class Criterion:
+    """The training criterion of a metric; says where there is nothing to be learned in a batch."""
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+
+    def __call__(self, prediction: Any, target: Any) -> Tensor:
+        loss: Tensor = self._metric.loss(prediction, target)
+        return loss
+
+    def present(self, target: Any) -> bool:
+        """Whether anything in the targets is valid."""
+        return bool(getattr(self._metric, "present", lambda _: True)(target))
 
 
 @contextmanager

@@ -11,13 +11,19 @@ from rich.text import Text
 
 from .figures import write_figures
 from .files import atomic_write
+from .gallery import write_gallery
 from .results import RunResult, collect
 from .summary import summarise
 from .tables import Table, to_csv, to_latex, to_markdown, to_rich
 
+NOTES = "figures/notes.txt"
+
 
 def write_report(folder: Path, title: str) -> list[Table]:
     """Write ``table.md``, ``table.csv``, ``table.tex`` and ``figures/`` into ``folder``; returns the tables.
+
+    The pictures of predictions need the checkpoints and the data of the runs; ``figures/notes.txt`` says
+    which runs could not be brought back, and why.
 
     Only finished runs count, a note names the others. Without a finished run nothing is written and the
     list is empty; :func:`print_report` then says why.
@@ -33,7 +39,15 @@ def write_report(folder: Path, title: str) -> list[Table]:
         atomic_write(folder / "table.csv", to_csv(tables))
         atomic_write(folder / "table.tex", "\n".join(map(to_latex, tables)))
         write_figures(runs, tables, folder / "figures")
+        _write_notes(folder, write_gallery(runs, folder))
     return tables
+
+
+def _write_notes(folder: Path, notes: Sequence[str]) -> None:
+    if notes:
+        atomic_write(folder / NOTES, "".join(f"{note}\n" for note in notes))
+    else:
+        (folder / NOTES).unlink(missing_ok=True)
 
 
 def print_report(folder: Path, title: str, tables: Sequence[Table], console: Console | None = None) -> None:
@@ -49,6 +63,8 @@ def print_report(folder: Path, title: str, tables: Sequence[Table], console: Con
         for note in table.notes:
             console.print(Text(note))
     console.print()
+    if (notes := folder / NOTES).exists():
+        console.print(Text(notes.read_text(encoding="utf-8").rstrip()))
     console.print(Text(f"Tables and figures: {folder}"))
 
 

@@ -207,7 +207,7 @@ def read_run(folder: Path) -> RunResult:
     measured = dict.fromkeys(name.split("/")[0] for name in names)
     return RunResult(
         label=str(status.get("label") or config.get("label") or solver_label(config.get("solver"))),
-        seed=int(config.get("seed", 0)),
+        seed=int((status.get("search") or {}).get("trial", config.get("seed", 0))),
         held_out=tuple(map(str, held_out if isinstance(held_out, list | tuple) else [held_out])),
         tasks=tuple(config.get("tasks") or measured),
         baseline=bool(status.get("baseline", False)),

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from ..core.errors import UsageError
 from .checkpoint import read_checkpoint
-from .launcher import Job, launch
+from .domainbed_files import search_tables
+from .job import Job
+from .launch_config import Launcher, Local
+from .launcher import launch
+from .liveness import state
 from .report import print_report, report_console, write_report
-from .results import read_status
+from .selection_tables import print_selection, write_selection
 from .sweep import Experiment, Run
 from .trainer import CHECKPOINT, Trainer
+
+_PATIENCE = 5.0  # seconds
 
 
 class RunFailedError(RuntimeError):
     """Some runs ended with an error; the others are done and reported."""
 
 
-def run_all(experiments: Sequence[Experiment], out: Path, resume: bool, processes: int = 1) -> None:
+def run_all(
+    experiments: Sequence[Experiment], out: Path, resume: bool, launcher: Launcher | None = None
+) -> None:
     """Train what is not done yet and write the report of every experiment.
 
     Args:
         experiments: each in its own folder below ``out``, or in ``out`` itself where it has no name.
         out: folder of the results.
         resume: go on with interrupted and failed runs from their checkpoints.
-        processes: runs to train at a time, each in a process of its own.
+        launcher: where runs are trained; default: here, one after the other.
 
     Raises:
-        UsageError: before any training: a run does not fit its data set, was interrupted and
-            ``resume`` is false, or its checkpoint cannot be read.
+        UsageError: before any training: a run does not fit its data set, was interrupted or
+            failed and ``resume`` is false, is being trained, or its checkpoint cannot be read.
         RunFailedError: after all others are done: runs that failed.
     """
     todo = {experiment.name: _todo(experiment, out, resume) for experiment in experiments}
@@ -41,8 +51,11 @@ def run_all(experiments: Sequence[Experiment], out: Path, resume: bool, processe
         jobs, folder = todo[experiment.name], experiment_folder(out, experiment)
         title = experiment.name or out.name
         if jobs:
-            failures += launch(title, jobs, len(experiment.runs) - len(jobs), resume, processes, console)
+            done = len(experiment.runs) - len(jobs)
+            failures += launch(title, jobs, done, resume, launcher or Local(), console)
         print_report(folder, title, write_report(folder, title), console)
+        if any(run.search for run in experiment.runs):
+            _report_selection(folder, title, console)
     if failures:
         raise RunFailedError("\n".join(failures))
 
@@ -51,6 +64,14 @@ def check_runs(experiments: Sequence[Experiment], out: Path, resume: bool = True
     """Raise the UsageError that :func:`run_all` would raise before its first training, and train nothing."""
     for experiment in experiments:
         _todo(experiment, out, resume)
+
+
+def _report_selection(folder: Path, title: str, console: Console) -> None:
+    """What model selection makes of a search, where its runs allow that."""
+    tables = search_tables(folder)
+    if tables:
+        write_selection(tables, folder / "selection", title)
+        print_selection(tables, console)
 
 
 def experiment_folder(out: Path, experiment: Experiment) -> Path:
@@ -68,16 +89,18 @@ def _todo(experiment: Experiment, out: Path, resume: bool) -> list[Job]:
     jobs = []
     for run in experiment.runs:
         target = run_folder(folder, run)
-        if read_status(target)["status"] != "done":
+        if state(target) != "done":
             _check(run, target, resume)
             jobs.append(Job(run, target))
     return jobs
 
 
 def _check(run: Run, folder: Path, resume: bool) -> None:
-    status = read_status(folder)["status"]
-    if status in ("running", "failed") and not resume:
-        word = "was interrupted" if status == "running" else "failed"
+    found = _settled(folder) if resume else state(folder)
+    if found == "running":
+        raise UsageError(f"the run {folder} is being trained by another process; wait for it, or end it")
+    if found in ("interrupted", "failed") and not resume:
+        word = "was interrupted" if found == "interrupted" else "failed"
         raise UsageError(
             f"the run {folder} {word} earlier; add --resume to go on from its last checkpoint, "
             "or choose another --out"
@@ -90,3 +113,11 @@ def _check(run: Run, folder: Path, resume: bool) -> None:
         raise UsageError(f"{run.place(error.key)}: {error.message} (run {run.id})") from None
     except Exception:
         return  # no mistake in the config: this run will fail by itself, with its traceback kept
+
+
+def _settled(folder: Path) -> str:
+    """The state of a run; workers whose parent was killed are given the time to notice."""
+    end = time.monotonic() + _PATIENCE
+    while (found := state(folder)) == "running" and time.monotonic() < end:
+        time.sleep(0.05)
+    return found

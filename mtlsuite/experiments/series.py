@@ -54,13 +54,16 @@ def series(runs: Sequence[RunResult], read: Read) -> Series | None:
 
 
 def split_mean(part: str, metric: str, factor: float = 1.0) -> Read:
-    """Reads ``metric`` averaged over the splits ``part`` and ``part/<domain>`` of a record."""
+    """Reads ``metric`` averaged over the splits ``part`` and ``part/<domain>`` of a record.
+
+    ``part`` may itself be ``val/<domain>`` or ``test/<domain>``, which is then all there is to average over.
+    """
 
     def read(record: dict[str, Any]) -> float | None:
         values = [
             scores[metric]
             for split, scores in record["metrics"].items()
-            if split.split("/")[0] == part and metric in scores
+            if (split == part or split.startswith(f"{part}/")) and metric in scores
         ]
         return factor * _mean(values) if values else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from .files import atomic_write
@@ -77,10 +79,30 @@ def panels(count: int, per_row: int, height: float = 1.75) -> tuple[Figure, list
 
 
 def plain(label: str, longest: int = 44) -> str:
-    """``label`` as matplotlib prints it letter by letter: no mathematics, not hidden, not too long."""
+    """``label`` as matplotlib prints it letter by letter: no mathematics, not hidden, not too long.
+
+    What is too long is cut in the middle: labels of a sweep often differ at their end.
+    """
     text = " ".join(label.split())
-    text = text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if len(text) > longest:
+        tail = longest // 3
+        text = text[: longest - 1 - tail] + "\N{HORIZONTAL ELLIPSIS}" + text[len(text) - tail :]
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def wrapped(label: str, letters: int, lines: int = 3) -> str:
+    """``label`` as :func:`plain`, broken after spaces, brackets and underscores into few ``lines``."""
+    found = [""]
+    for piece in re.split(r"(?<=[\s(_-])", " ".join(label.split())):
+        if found[-1] and len(found) < lines and len(found[-1] + piece.rstrip()) > letters:
+            found.append("")
+        found[-1] += piece
+    return "\n".join(plain(line, letters) for line in found)
+
+
+def text_width(text: str, size: float) -> float:
+    """Inches that a line of this size (points) is wide."""
+    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text else 0.0
 
 
 def look(number: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import rich.box
 import rich.table
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 
@@ -23,12 +24,14 @@ class Cell:
         stderr: its standard error (sample standard deviation / sqrt(n)), or None for a single value.
         n: number of values (seeds).
         text: printed instead of the numbers.
+        digits: decimals to print, where they are not those of the column.
     """
 
     mean: float
     stderr: float | None = None
     n: int = 1
     text: str | None = None
+    digits: int | None = None
 
     @classmethod
     def of(cls, values: Sequence[float], text: str | None = None) -> Cell | None:
@@ -46,6 +49,7 @@ class Cell:
         """``83.1 ± 0.4``, or the mean alone when there is no standard error."""
         if self.text is not None:
             return self.text
+        digits = digits if self.digits is None else self.digits
         mean = f"{self.mean:.{digits}f}"
         return mean if self.stderr is None else f"{mean} {plus_minus} {self.stderr:.{digits}f}"
 
@@ -82,11 +86,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One label and its cells, None where nothing was measured; a reference is never called the best."""
+    """One label and its cells, None where nothing was measured.
+
+    Attributes:
+        label: its name.
+        cells: one a column.
+        reference: never called the best.
+        source: where a row that was not measured here is quoted from.
+    """
 
     label: str
     cells: tuple[Cell | None, ...]
     reference: bool = False
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,21 +137,52 @@ class Table:
         return grid
 
 
-def to_rich(table: Table) -> rich.table.Table:
-    """For the terminal; the best cell of a column is bold, and the notes are not included."""
+class _Fitted:
+    """A table for the terminal that breaks headers, then cells, then labels where it is too wide.
+
+    Left to itself, rich may cut the last of many columns.
+
+    Args:
+        table: to be shown.
+        widths: of the columns, the label's first: as they would like it, with broken headers, and at least.
+    """
+
+    def __init__(self, table: rich.table.Table, widths: Sequence[Sequence[int]]) -> None:
+        self.table = table
+        self.wanted, *self.narrower = widths
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width - 2 * len(self.wanted) - 1  # between columns, and at the edges
+        widths = list(self.wanted)
+        for level in self.narrower:
+            for j in sorted(range(1, len(widths)), key=lambda j: level[j] - widths[j]):
+                widths[j] = level[j] if sum(widths) > room else widths[j]
+        widths[0] = max(min(widths[0], room - sum(widths[1:])), self.narrower[-1][0])
+        for column, width in zip(self.table.columns, widths, strict=True):
+            column.width = width
+        yield self.table
+
+
+def to_rich(table: Table) -> RenderableType:
+    """For the terminal; the best cell of a column is bold, and the notes are not included.
+
+    A narrow terminal breaks headers and cells between words and never cuts a number.
+    """
     title = Text(table.title, style="bold")
     shown = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE, padding=(0, 1, 0, 0))
-    longest = max((len(row.label) for row in table.rows), default=0)
-    shown.add_column("method", overflow="fold", min_width=min(longest, 16))
+    longest = max(len("method"), *(len(row.label) for row in table.rows))
+    widths = [(longest, longest, min(longest, 12))]
+    shown.add_column("method", overflow="fold")
     grid = table._grid(lambda cell, column: cell.show(column.digits), "-", lambda text: text)
     for j, column in enumerate(table.columns):
-        words = [word for text in [column.header(), *(row[j] for row in grid)] for word in text.split()]
-        # a narrow terminal breaks cells between words and never cuts a number
-        shown.add_column(Text(column.header()), justify="right", min_width=max(map(len, words)))
+        header, cells = column.header(), [row[j] for row in grid]
+        word, whole = (max(map(len, [*header.split(), *texts])) for texts in (" ".join(cells).split(), cells))
+        widths.append((max(len(header), whole), whole, word))
+        shown.add_column(Text(header), justify="right")
     for i, (row, texts) in enumerate(zip(table.rows, grid, strict=True)):
         styles = ["bold" if i in table.best(j) else "" for j in range(len(texts))]
         shown.add_row(Text(row.label), *map(Text, texts, styles))
-    return shown
+    return _Fitted(shown, list(zip(*widths, strict=True)))
 
 
 def to_markdown(table: Table) -> str:
@@ -156,16 +199,20 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(tables: Sequence[Table]) -> str:
-    """One line a cell (table, label, column, unit, mean, stderr, n), the numbers in full precision."""
+    """One line a cell (table, label, column, unit, mean, stderr, n, source), numbers in full precision.
+
+    The source is ``measured``, or where the row is quoted from.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "label", "column", "unit", "mean", "stderr", "n"])
+    writer.writerow(["table", "label", "column", "unit", "mean", "stderr", "n", "source"])
     for table in tables:
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
                 if cell is not None:
                     numbers = [repr(cell.mean), "" if cell.stderr is None else repr(cell.stderr), cell.n]
-                    writer.writerow([table.title, row.label, column.name, column.unit, *numbers])
+                    names = [table.title, row.label, column.name, column.unit]
+                    writer.writerow([*names, *numbers, row.source or "measured"])
     return out.getvalue()
 
 
@@ -209,6 +256,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "\N{DAGGER}": r"\textdagger{}",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,9 +210,13 @@ class _Meter:
 
     def summary(self, names: list[str]) -> dict[str, Any]:
         weights = [r.weights for r in self._reports if r.weights is not None]
+        absent = Counter(name for report in self._reports for name in report.absent)
+        losses = torch.stack([r.losses for r in self._reports]).double().sum(0).tolist()
+        present = [len(self._reports) - absent[name] for name in names]
         keys = dict.fromkeys(key for report in self._reports for key in report.metrics)
         return {
-            "losses": _means([r.losses for r in self._reports], names),
+            "losses": {n: total / max(k, 1) for n, total, k in zip(names, losses, present, strict=True)},
+            **({"absent": dict(absent)} if absent else {}),  # in so many steps
             "weights": _means(weights, names) if weights else None,
             "solver": {
                 key: _mean([r.metrics[key] for r in self._reports if key in r.metrics]) for key in keys

@@ -26,6 +26,8 @@ class TaskMetric(Metric, abc.ABC):
     name: ClassVar[str]
     higher_is_better_by: ClassVar[dict[str, bool]]
     """Each quantity that :meth:`compute` returns -> whether more of it is better."""
+    depends_on_averaging: ClassVar[bool] = False
+    """Whether the option ``averaging`` changes what :meth:`compute` returns; tables then name it."""
 
     full_state_update = False
     is_differentiable = False
@@ -42,6 +44,11 @@ class TaskMetric(Metric, abc.ABC):
     @abc.abstractmethod
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         """The task's training criterion, a scalar; where nothing is valid, a zero that has a graph."""
+
+    @staticmethod
+    def present(target: Tensor) -> bool:  # noqa: ARG004
+        """Whether a batch of targets asks for anything; a loss source without is left out of the step."""
+        return True
 
     def add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> None:
         """A state of the given shape that starts at zero and is summed over the ranks."""

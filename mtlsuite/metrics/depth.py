@@ -28,6 +28,7 @@ class Depth(TaskMetric):
     """
 
     higher_is_better_by: ClassVar[dict[str, bool]] = {"abs_err": False, "rel_err": False}
+    depends_on_averaging: ClassVar[bool] = True
     total: Tensor
     weight: Tensor
 
@@ -48,6 +49,11 @@ class Depth(TaskMetric):
 
     def compute(self) -> dict[str, Tensor]:
         return named(self.higher_is_better_by, self.total / self.weight)
+
+    @staticmethod
+    def present(target: Tensor) -> bool:
+        """Whether a pixel has a depth."""
+        return bool((target != 0).any())
 
     @staticmethod
     def loss(prediction: Tensor, target: Tensor) -> Tensor:

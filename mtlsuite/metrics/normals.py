@@ -40,6 +40,7 @@ class Normals(TaskMetric):
         "within_22": True,
         "within_30": True,
     }
+    depends_on_averaging: ClassVar[bool] = True
     total: Tensor
     weight: Tensor
     medians: Tensor
@@ -73,6 +74,11 @@ class Normals(TaskMetric):
         else:
             median = _median(dim_zero_cat(self.angles) if len(self.angles) else self.total[:0])
         return named(self.higher_is_better_by, (mean, median, *within))
+
+    @staticmethod
+    def present(target: Tensor) -> bool:
+        """Whether a pixel has a normal."""
+        return bool((target != 0).any())
 
     @staticmethod
     def loss(prediction: Tensor, target: Tensor) -> Tensor:

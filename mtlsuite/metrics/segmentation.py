@@ -56,6 +56,11 @@ class Segmentation(TaskMetric):
         return named(self.higher_is_better_by, (miou, hits.sum() / confusion.sum()))
 
     @staticmethod
+    def present(target: Tensor) -> bool:
+        """Whether a pixel has a label."""
+        return bool((target != IGNORE).any())
+
+    @staticmethod
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood, mean over the pixels with a label other than -1.
 

@@ -51,7 +51,7 @@ class Equal(Solver):
         """The weighted sum of the gradients, by one pullback."""
         weights = self._weights(self.n_sources or oracle.n_total)
         if len(weights) == oracle.n_total:
-            weights = weights[oracle.places]  # an absent source counts as a loss of zero
+            weights = oracle.of_present(weights)  # an absent source counts as a loss of zero
         uniform = self.weights is None and self.reduction == "mean" and oracle.n_sources == oracle.n_total
         vector = oracle.mean_gradient() if uniform else oracle.pullback(weights)
         return Direction(vector, weights.to(oracle.losses()))

@@ -78,7 +78,7 @@ class FAMO(Solver):
             self.n_sources = oracle.n_total
         excess = self._excess(oracle.losses(), oracle)
         self._before = excess if self.before == "here" else self._excess(oracle.start_losses(), oracle)
-        ratios = self.logits.detach()[oracle.places].to(excess.device).softmax(0) / excess
+        ratios = oracle.of_present(self.logits.detach()).to(excess.device).softmax(0) / excess
         weights = ratios / ratios.sum()
         metrics = {f"famo/logit_{k}": logit for k, logit in enumerate(self.logits.detach().clone())}
         direction = Direction(oracle.pullback(weights), weights, dict(metrics))
@@ -89,23 +89,28 @@ class FAMO(Solver):
         if self._before is None:
             return
         delta = self._before.log() - self._excess(oracle.probe(), oracle).log()
-        z = self.logits.detach()[oracle.places].softmax(0)
+        z = oracle.of_present(self.logits.detach()).softmax(0)
         delta = delta.to(z)
         if bool(delta.isfinite().all()):  # else the next step finds and tells what is not
+            before, absent = self.logits.detach().clone(), [True] * len(self.logits)
             self.logits.grad = torch.zeros_like(self.logits)
             self.logits.grad[oracle.places] = z * (delta - (z * delta).sum())
             self.optimizer.step()
+            for k in oracle.places:
+                absent[k] = False
+            self.logits.data[absent] = before[absent]  # neither momentum nor decay moves an absent source
         self._before = None
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
-        found = len(state["attributes"]["logits"])
-        if self.n_sources not in (None, found):
+        found = len(state["attributes"]["logits"])  # 0 before the first step
+        if found and self.n_sources not in (None, found):
             raise UsageError(f"the state is of FAMO for {found} sources, this one is for {self.n_sources}")
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        self._set_logits(state["attributes"]["logits"])
-        self.n_sources = len(self.logits) or None
+        if len(state["attributes"]["logits"]):
+            self._set_logits(state["attributes"]["logits"])
+            self.n_sources = len(self.logits)
         super()._load_state(state)
 
     def _set_logits(self, logits: Tensor) -> None:
@@ -116,7 +121,7 @@ class FAMO(Solver):
         losses = losses.double()
         minima = torch.zeros_like(losses)
         if self.min_losses is not None:
-            minima = losses.new_tensor(self.min_losses)[oracle.places]
+            minima = oracle.of_present(losses.new_tensor(self.min_losses))
         low = losses <= minima
         if bool(low.any()):
             k = int(low.nonzero()[0])

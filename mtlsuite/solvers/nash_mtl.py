@@ -33,7 +33,7 @@ class NashMTL(Solver):
         max_norm: limit of the norm of d over the SHARED parameters, after combining; None or 0: no limit.
     """
 
-    stateful = ("alpha", "steps", "kept")
+    stateful = ("alpha", "solved", "steps", "kept")
 
     def __init__(
         self,
@@ -47,27 +47,32 @@ class NashMTL(Solver):
         self.update_weights_every = update_weights_every
         self.max_norm = max_norm
         self.alpha: Tensor | None = None
+        self.solved: list[bool] = []  # of which sources alpha was ever a solution
         self.steps = 0
         self.kept = 0
+        self._keeps = False
 
     def direction(self, oracle: Oracle) -> Direction:
         """The bargaining solution's combination of the gradients."""
         if self.alpha is not None and len(self.alpha) != oracle.n_total:
             self.alpha = None  # the weights of another set of sources mean nothing here
-        due = self.alpha is None or self.steps % self.update_weights_every == 0
-        alpha = bargaining_weights(oracle.jacobian().gramian()) if due else None
-        self.kept += due and alpha is None
         if self.alpha is None:
-            self.alpha = oracle.losses().new_ones(oracle.n_total)
+            self.alpha, self.solved = oracle.losses().new_ones(oracle.n_total), [False] * oracle.n_total
+        due = self.steps % self.update_weights_every == 0 or not all(self.solved[k] for k in oracle.places)
+        alpha = bargaining_weights(oracle.jacobian().gramian()) if due else None
+        self._keeps = due and alpha is None
         if alpha is not None:  # of the sources that are absent from the batch, the last weights stay
             self.alpha = self.alpha.to(alpha).index_copy(
                 0, torch.tensor(oracle.places, device=alpha.device), alpha
             )
-        weights = self.alpha[oracle.places]
-        metrics: Metrics = {"nash_mtl/kept_weights": self.kept}
+            for k in oracle.places:
+                self.solved[k] = True
+        weights = oracle.of_present(self.alpha)
+        metrics: Metrics = {"nash_mtl/kept_weights": self.kept + self._keeps}
         direction = Direction(oracle.pullback(weights), weights, metrics)
         return limit_shared_norm(direction, oracle, self.max_norm)
 
     def after_step(self, oracle: Oracle) -> None:  # noqa: ARG002
         """Count the step; a wrapper may have asked for several directions in it."""
         self.steps += 1
+        self.kept += self._keeps

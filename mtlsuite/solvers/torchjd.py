@@ -73,6 +73,7 @@ class TorchJD(Solver):
         self._module: Any = None
         self._made_for: tuple[int, torch.dtype, torch.device] | None = None
         self._asked = False
+        self._tied: bool | None = None
         if n_sources is None:  # only the options can be checked
             self._method.build(self._method.likely_n_sources, torch.float32, CPU)
         else:
@@ -164,12 +165,18 @@ class TorchJD(Solver):
 
         None where none is absent, or where nothing, neither state nor option, is tied to the K sources.
         """
-        per_source = self.state or any(isinstance(v, list | Tensor) for v in self._method.options.values())
-        if oracle.n_sources == oracle.n_total or not per_source:
+        if oracle.n_sources == oracle.n_total or not self._tied_to_sources(oracle.n_total):
             return None
         filling = torch.full((oracle.n_total, oracle.n_sources), 1 / oracle.n_sources, dtype=torch.float64)
         filling[oracle.places] = torch.eye(oracle.n_sources, dtype=torch.float64)
         return filling
+
+    def _tied_to_sources(self, n_sources: int) -> bool:
+        if self._tied is None:
+            options = self._method.options.values()
+            module, _ = self._make(n_sources, torch.float32, CPU)
+            self._tied = bool(capture(module)) or any(isinstance(value, list | Tensor) for value in options)
+        return self._tied
 
     def _make(self, n_sources: int, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, State]:
         """A new module and its state. It has been asked once, to see whether K fits and to let it set up."""

@@ -87,6 +87,11 @@ class TwoPoints(Wrapper):
         self.ascent: Ascent = build("ascent", {"rho": rho, **spec})
         self.clean = clean
 
+    @property
+    def rho(self) -> float:
+        """Radius of the ascent."""
+        return self.ascent.rho
+
     def displace(self, displacement: Tensor, clean: Tensor) -> Tensor:  # noqa: ARG002
         """(P,) displacement at which the solver inside is asked."""
         return displacement
@@ -98,7 +103,10 @@ class TwoPoints(Wrapper):
     def direction(self, oracle: Oracle) -> Direction:
         """g joined with the direction of the solver inside at the displaced point."""
         oracle.keep_mean = True
-        clean = oracle.mean_gradient() if self.clean == "mean" else self.inner.direction(oracle).vector
+        if self.clean == "inner":
+            clean = self.inner.direction(oracle).vector
+        else:  # an absent source counts as a loss of zero
+            clean = oracle.mean_gradient().mul_(oracle.n_sources / oracle.n_total)
         displacement, metrics = self.ascent(oracle)
         inner = _asked_there(self, oracle, self.displace(displacement, clean), metrics)
         return replace(inner, vector=self.join(clean, inner.vector))

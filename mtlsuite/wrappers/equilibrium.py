@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from ..core.errors import UsageError, unknown_name
 from ..core.oracle import Oracle
+from ..core.products import combinations, inner_products
 from ..core.registry import register
 from ..core.report import Direction
 from ..core.solver import Common, Solver, Wrapper
@@ -53,11 +54,12 @@ def equilibrate(
     n_sources = len(rows)
     identity = torch.eye(n_sources, dtype=torch.float64)
     center = identity - 1 / n_sources
-    gramian = center @ (rows @ rows.T).to("cpu", torch.float64) @ center  # inner products of the s_k
+    out = combinations(center, rows, out)  # the s_k, whose digits a Gramian of the rows would lose
+    gramian = inner_products(out).to("cpu", torch.float64)
     mixing = _adjust(gramian, alpha, against)
     weights = _reweigh(mixing @ gramian @ mixing.T, steps)
     refine = identity - weights[:, None] * (mixing @ center)
-    return torch.mm(refine.to(rows), rows, out=out)
+    return combinations(refine, rows, out)
 
 
 def _adjust(gramian: Tensor, alpha: float, against: Against) -> Tensor:
@@ -104,7 +106,8 @@ class GradientEquilibrium(Wrapper):
         against: whether parts are adjusted against the ``original`` or the already ``adjusted`` ones.
         apply: ``combined``: one optimizer step with the direction of the solver inside; ``sequential``, the
             paper's text: one optimizer step a source, in random order, each with K times its weight times
-            its row, all rows taken at the same point. Sequential steps must be outermost.
+            its row, all rows taken at the same point. Sequential steps must be outermost and directly around
+            a base solver (or ``gga``), whose weights alone they take: a norm limit there does not act.
     """
 
     def __init__(
@@ -121,11 +124,8 @@ class GradientEquilibrium(Wrapper):
         self.steps = steps
         self.against: Against = against
         self.sequential = apply == "sequential"
-        if self.sequential and not inner.weighted:
-            raise UsageError(
-                f"gradient_equilibrium: sequential steps need a solver with weights, {inner.name} has none",
-                ("apply",),
-            )
+        if self.sequential:
+            _check_inside(inner)
 
     def direction(self, oracle: Oracle) -> Direction:
         """The direction of the solver inside on the refined rows, or one direction a source."""
@@ -144,6 +144,23 @@ class GradientEquilibrium(Wrapper):
             )
         order = torch.randperm(len(inner.weights), generator=self.generator, device=self.generator.device)
         rows = refined.jacobian().rows
-        scale = len(inner.weights) * inner.weights.to(rows)
-        sequence = [rows[k] * scale[k] for k in order.tolist()]
-        return replace(inner, vector=torch.stack(sequence).mean(dim=0), sequence=sequence)
+        rows.mul_(len(rows) * inner.weights.to(rows)[:, None])  # nobody else looks at the refined rows
+        mean = torch.mean(rows, dim=0, out=oracle.vector())
+        return replace(inner, vector=mean, sequence=[rows[k] for k in order.tolist()])
+
+
+def _check_inside(inner: Solver) -> None:
+    """Refuse what sequential steps, which take rows at theta and the weights of what is inside, cannot do."""
+    if not inner.weighted:
+        raise UsageError(
+            f"gradient_equilibrium: sequential steps need a solver with weights, {inner.name} has none",
+            ("apply",),
+        )
+    while isinstance(inner, Wrapper):
+        if not inner.keeps_rows:
+            raise UsageError(
+                "gradient_equilibrium: sequential steps take the rows at theta, and only the weights of what "
+                f"is inside, so {inner.name} would do nothing there",
+                ("apply",),
+            )
+        inner = inner.inner

@@ -45,6 +45,7 @@ class GGA(Wrapper):
     """
 
     stateful = ("steps",)
+    keeps_rows = True
 
     def __init__(
         self,

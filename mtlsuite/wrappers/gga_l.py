@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from typing_extensions import Unpack
 
 from ..core.oracle import Oracle
@@ -39,4 +41,4 @@ class GGAL(Wrapper):
         metrics = disagreement(oracle, self.gamma, "gga_l")
         inner = self.inner.direction(oracle)
         add_noise(inner, metrics["gga_l/noise_std"], oracle, self.generator)
-        return Direction(inner.vector, inner.weights, {**inner.metrics, **metrics})
+        return replace(inner, metrics={**inner.metrics, **metrics})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -46,5 +47,5 @@ class GSAM(TwoPoints):
 
     def join(self, clean: Tensor, perturbed: Tensor) -> Tensor:
         """d_p - alpha (g - (g . d_p) / ||d_p||^2 d_p)."""
-        share = (clean @ perturbed) / (perturbed @ perturbed).clamp_min(TINY**2)
+        share = torch.dot(clean, perturbed) / torch.linalg.vector_norm(perturbed).square().clamp_min(TINY**2)
         return perturbed.mul_(1 + self.alpha * share).sub_(clean, alpha=self.alpha)

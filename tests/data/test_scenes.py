@@ -12,7 +12,9 @@ import torch
 from mtlsuite.core.errors import UsageError
 from mtlsuite.core.registry import build
 from mtlsuite.data import Scenes, scenes
+from mtlsuite.data.augment import draw_crop, enlarged
 from mtlsuite.data.rendering import CLASSES, DOMAINS
+from mtlsuite.data.write_mtan import write_scenes
 
 
 @pytest.fixture(autouse=True)
@@ -231,3 +233,85 @@ def test_only_the_chosen_domains_are_offered():
         data.split("fog", "train")
     with pytest.raises(UsageError, match=r"unknown part 'test'.*all, train, val"):
         data.split("day", "test")
+
+
+# --- read from files, and augmented ----------------------------------------------------------------------
+
+
+def test_written_scenes_are_read_back_as_they_were_rendered(tmp_path):
+    rendered = small(domains=["fog", "day"])
+    write_scenes(tmp_path / "files", rendered, "label_7")
+    read = build("dataset", {"name": "scenes", "root": str(tmp_path / "files"), "labels": "label_7"})
+    assert (read.tasks, read.input_shape, read.classes) == (rendered.tasks, (3, 24, 32), rendered.classes)
+    assert read.domains == ("scenes",)
+    for part, n in (("train", 3), ("val", 2)):
+        split = read.split("scenes", part)
+        assert len(split) == 2 * n
+        for domain, start in (("fog", 0), ("day", n)):
+            for i in range(n):
+                image, targets = split[start + i]
+                expected_image, expected = rendered.split(domain, part)[i]
+                assert torch.equal(image, expected_image)
+                assert all(torch.equal(targets[task], expected[task]) for task in expected)
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_augmentation_is_the_published_one_of_the_whole_scene(tmp_path, files):
+    options = {"augment": True}
+    if files:
+        write_scenes(tmp_path / "files", small())
+        split = Scenes(root=str(tmp_path / "files"), **options).split("scenes", "train")
+    else:
+        split = small(**options).split("day", "train")
+    image, targets = split[1]
+    drawn = set()
+    for seed in range(12):
+        found_image, found = split.augmented(1, torch.Generator().manual_seed(seed))
+        crop = draw_crop(24, 32, torch.Generator().manual_seed(seed))
+        rows, columns = crop.window
+        cut = {task: target[..., rows, columns] for task, target in targets.items()}
+        expected_image, expected = enlarged((image[..., rows, columns], cut), crop, (24, 32))
+        assert torch.equal(found_image, expected_image)
+        assert all(torch.equal(found[task], expected[task]) for task in expected)
+        drawn.add((crop.scale, crop.flip))
+    assert len(drawn) >= 4
+    again, _ = split[1]
+    assert torch.equal(again, image), "the stored scene is as it was"
+
+
+def test_without_the_option_nothing_is_augmented():
+    assert not hasattr(small().split("day", "train"), "augmented")
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "key"),
+    [
+        (
+            {"root": "none"},
+            "none: no such folder; `mtlsuite data make-scenes --root none --labels label`",
+            "root",
+        ),
+        ({"root": "none", "height": 50}, "not allowed beside 'root'", "height"),
+        ({"root": "none", "domains": ["day"]}, "not allowed beside 'root'", "domains"),
+        ({"labels": "label"}, "allowed only with 'root'", "labels"),
+    ],
+)
+def test_options_of_files_and_of_rendering_are_not_mixed(options, words, key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words) as caught:
+        Scenes(**options)
+    assert caught.value.key == (key,)
+
+
+def test_everything_wrong_with_the_files_is_told(tmp_path):
+    write_scenes(tmp_path / "files", small())
+    (tmp_path / "files" / "val" / "depth" / "1.npy").unlink()
+    with pytest.raises(UsageError, match=r"gap in the numbering: 1 missing"):
+        Scenes(root=str(tmp_path / "files"))
+
+
+def test_a_label_folder_of_another_name_is_told(tmp_path):
+    write_scenes(tmp_path / "files", small())
+    with pytest.raises(UsageError, match=r"files: no label folder label_7; there is label") as caught:
+        Scenes(root=str(tmp_path / "files"), labels="label_7")
+    assert caught.value.key == ("labels",)

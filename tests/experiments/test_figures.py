@@ -14,10 +14,10 @@ from PIL import Image
 from synthetic_runs import write_run
 
 from mtlsuite.experiments import figures
-from mtlsuite.experiments.report import write_report
+from mtlsuite.experiments.report import NOTES, write_report
 from mtlsuite.experiments.results import collect
 from mtlsuite.experiments.series import of_source, series, split_mean
-from mtlsuite.experiments.style import look, plain
+from mtlsuite.experiments.style import look, plain, wrapped
 from mtlsuite.experiments.summary import by_label, summarise
 
 ODD = "_a $x_1$ & <b> {c} \\frac"
@@ -62,7 +62,8 @@ def test_every_figure_is_written_twice_and_opens(tmp_path: Path, n_labels: int, 
     labels = [ODD, *(f"method {number} (with a long name)" for number in range(1, n_labels))]
     domain_runs(tmp_path, labels, n_domains)
     write_report(tmp_path, "t")
-    names = {"learning_curves", "losses", "weights", "cosine", "table_1"}
+    names = {"learning_curves", "learning_curves_class", "losses", "weights", "cosine", "table_1"}
+    (tmp_path / NOTES).unlink()  # these runs have no models to make pictures of
     files = sorted((tmp_path / "figures").iterdir())
     assert {path.name for path in files} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     for path in files:
@@ -112,6 +113,7 @@ def test_panels_and_legend_do_not_overlap_and_stay_on_the_page(
     with figures.styled():
         for make in (figures.learning_curves, figures.losses, figures.weights, figures.cosine):
             check_layout(make(groups))
+        check_layout(figures.domain_curves(groups)["learning_curves_class"])
         check_layout(figures.bars(table))
 
 
@@ -142,6 +144,32 @@ def test_a_curve_is_the_mean_over_seeds_of_the_mean_over_runs(tmp_path: Path) ->
     assert loss is not None
     assert loss.mean == [pytest.approx(0.45)]
     assert series(runs, of_source("losses", "nobody")) is None
+
+
+def test_a_panel_shows_the_curve_of_its_own_domain(tmp_path: Path) -> None:
+    for held, score in [("a", 0.2), ("b", 0.4)]:
+        splits = {f"test/{held}": {"class/accuracy": score}, "val/c": {"class/accuracy": 1.0}}
+        write_run(tmp_path, held, "A", [splits, splits], 0, [held], ["class"])
+    with figures.styled():
+        found = figures.domain_curves(by_label(collect(tmp_path)))
+    assert list(found) == ["learning_curves_class"]
+    panels = found["learning_curves_class"].axes
+    assert [ax.get_title() for ax in panels] == ["held-out domain a", "held-out domain b"]
+    assert [list(ax.lines[0].get_ydata()) for ax in panels] == [[20, 20], [40, 40]]
+
+
+def test_validation_domains_have_panels_where_none_is_held_out(tmp_path: Path) -> None:
+    splits = {f"val/{domain}": {"class/accuracy": score} for domain, score in [("x", 0.1), ("x2", 0.3)]}
+    write_run(tmp_path, "0", "A", [splits, splits], tasks=["class"])
+    with figures.styled():
+        panels = figures.domain_curves(by_label(collect(tmp_path)))["learning_curves_class"].axes
+    assert [ax.get_title() for ax in panels] == ["validation: domain x", "validation: domain x2"]
+    assert [list(ax.lines[0].get_ydata()) for ax in panels] == [[10, 10], [30, 30]]
+
+
+def test_one_domain_has_no_curves_of_its_own(tmp_path: Path) -> None:
+    write_run(tmp_path, "0", "A", [{"val/x": {"class/accuracy": 0.5}}], tasks=["class"])
+    assert figures.domain_curves(by_label(collect(tmp_path))) == {}
 
 
 def test_curves_stop_where_the_shortest_run_stops(tmp_path: Path) -> None:
@@ -180,3 +208,12 @@ def test_labels_are_printed_letter_by_letter() -> None:
     assert plain("$x$") == r"\$x\$"
     assert not plain("_hidden").startswith("_")
     assert len(plain("x" * 100)) == 44
+
+
+def test_long_labels_keep_both_ends_and_break_where_words_do() -> None:
+    cut = [plain(f"sage(gradient_equilibrium({k}))", 20) for k in range(3)]
+    assert len(set(cut)) == 3
+    assert all(text.startswith("sage(gradien") and len(text) == 20 for text in cut)
+    assert wrapped("sage(gradient_equilibrium(famo))", 16) == "sage(gradient_\nequilibrium(\nfamo))"
+    assert wrapped("Equal weights", 16) == "Equal weights"
+    assert [len(line) for line in wrapped("a " * 50, 16).split("\n")] == [15, 15, 16]

@@ -11,7 +11,8 @@ import pytest
 from mtlsuite.core.errors import UsageError
 from mtlsuite.core.registry import register
 from mtlsuite.experiments.config_file import ConfigFile, read
-from mtlsuite.experiments.sweep import Run, check_folder, expand
+from mtlsuite.experiments.out_folder import check_folder
+from mtlsuite.experiments.sweep import Run, expand
 from mtlsuite.experiments.yaml_file import dump
 
 

@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS ?= 2  # processes that share the tests
 
 .PHONY: demo test lint fast clean
 
@@ -9,10 +10,10 @@ demo: $(READY)  ## the main job on embedded data: tables and figures in runs/qui
 	$(BIN)/python run.py configs/quickstart.yaml --resume --jobs 2
 
 test: lint  ## lint, types, layers and all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS)
 
 fast: $(READY)  ## the tests without the slow ones
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,13 +14,26 @@ from torch import Tensor
 from .errors import UsageError
 from .objective import Losses
 
-COMPILER = "torch._functorch.config"  # imported where something has been compiled
+COMPILER = "torch._dynamo"  # imported where something is to be compiled
 
 
 def reusable_graphs() -> AbstractContextManager[Any]:
     """Graphs of compiled models made inside can be run backwards more than once."""
-    config = sys.modules.get(COMPILER)
-    return nullcontext() if config is None else config.patch(donated_buffer=False)
+    if COMPILER not in sys.modules:
+        return nullcontext()
+    config: Any = importlib.import_module("torch._functorch.config")
+    patched: AbstractContextManager[Any] = config.patch(donated_buffer=False)
+    return patched
+
+
+def _backward_of(loss: Tensor) -> AbstractContextManager[Any]:
+    """Torch refuses a second backward of a compiled graph even where the first has consumed nothing."""
+    if COMPILER not in sys.modules:
+        return nullcontext()
+    compiled = [node._forward_cls for node in _nodes(loss) if hasattr(node, "_forward_cls")]
+    metadata = [cls.metadata for cls in compiled if hasattr(cls, "metadata")]
+    consumed = any(getattr(each, "bw_donated_idxs", None) for each in metadata)
+    return reusable_graphs() if metadata and not consumed else nullcontext()
 
 
 def refuse_reentrant_checkpoints(loss: Tensor) -> None:
@@ -30,38 +44,33 @@ def refuse_reentrant_checkpoints(loss: Tensor) -> None:
     Raises:
         UsageError: saying what to do instead.
     """
-    if any(name == "CheckpointFunctionBackward" for name in _node_names(loss)):
+    if any(node.name() == "CheckpointFunctionBackward" for node in _nodes(loss)):
         raise UsageError(
             "the model uses torch.utils.checkpoint with use_reentrant=True, which hides its parameters "
             "from torch.autograd.grad; use_reentrant=False is needed"
         )
 
 
-def _node_names(loss: Tensor) -> Iterator[str]:
-    """The names of the functions in a loss's graph."""
+def _nodes(loss: Tensor) -> Iterator[Any]:
+    """The functions in a loss's graph."""
     seen, waiting = set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        yield node.name()
+        yield node
         waiting += [below for below, _ in node.next_functions]
 
 
 def gradients(loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool) -> Sequence[Tensor | None]:
     """Gradients of a scalar loss, ``None`` where it does not reach a parameter.
 
-    Args:
-        keep_graph: whether another backward will follow. (The graph of a compiled model is kept in any case:
-            one that is not at its first backward could not be at a later one either.)
-
     Raises:
         UsageError: it reaches none of them.
     """
-    if COMPILER in sys.modules and not keep_graph:
-        keep_graph = any(name.startswith("CompiledFunction") for name in _node_names(loss))
-    found = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
+    with _backward_of(loss):
+        found = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
     if all(gradient is None for gradient in found):
         raise UsageError("a loss reaches none of the parameters that the objective lists")
     return found

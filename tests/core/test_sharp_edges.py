@@ -172,6 +172,20 @@ def test_a_compiled_model_gives_the_same_jacobian():
     torch.testing.assert_close(rows, plain)
 
 
+def test_a_compiled_model_goes_back_once_and_then_more_often():
+    """And with another batch size, for which torch compiles the backward ahead."""
+    model = mlp()
+    compiled = torch.compile(model)
+    for inputs in (X, torch.cat([X, X])):
+        losses = lambda inputs=inputs: compiled(inputs).square().mean(dim=0)  # noqa: E731
+        try:
+            found = mtl.Oracle(mtl.Objective(losses, model.parameters())).mean_gradient()
+            rows = mtl.Oracle(mtl.Objective(losses, model.parameters())).jacobian().rows
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            pytest.skip(f"no working compiler here: {type(error.inner_exception).__name__}")
+        torch.testing.assert_close(found, rows.mean(dim=0))
+
+
 def test_a_state_that_no_checkpoint_could_give_back_is_refused():
     solver = Smoothed()
     solver.average = solver.average.numpy()

@@ -289,10 +289,13 @@ def test_fresh_minibatches_that_nobody_supplies(kind: str, wrap) -> None:
 
 
 def test_one_step_a_source_needs_no_supply():
-    model = seeded(One)
-    batches = KINDS["domain"][1]
-    solver = mtl.Arithmetic(mtl.Equal(), minibatches="fresh")
-    solver.step(mtl.DomainObjective(model, batches(0), mse), torch.optim.SGD(model.parameters(), 0.1))
+    batches, found = KINDS["domain"][1], []
+    for minibatches in ("fresh", "same"):
+        model = seeded(One)
+        solver = mtl.Arithmetic(mtl.Equal(), minibatches=minibatches)
+        solver.step(mtl.DomainObjective(model, batches(0), mse), torch.optim.SGD(model.parameters(), 0.1))
+        found.append(flat(model))
+    assert torch.equal(*found)
 
 
 def test_fresh_minibatches_leave_batch_norm_alone():

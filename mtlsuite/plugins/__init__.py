@@ -1,1 +1,1 @@
-"""Adapters into other frameworks: LibMTL, DomainBed and Lightning; each imports its framework when it is asked for."""
+"""Adapters into LibMTL, DomainBed and Lightning; each imports its framework when it is asked for."""

@@ -17,7 +17,12 @@ import LibMTL.trainer  # isort: skip  (importable once the plugin is)
 
 ROOT = Path(__file__).parents[2]
 FRAMES = ROOT.parent / "shared" / "data" / "rgbd_objects"
-PAGE = (ROOT / "docs" / "plugging_in.md").read_text(encoding="utf-8")
+PAGE = (
+    (ROOT / "docs" / "plugging_in.md")
+    .read_text(encoding="utf-8")
+    .partition("\n## LibMTL\n")[2]
+    .partition("\n## ")[0]
+)
 DIFFS = re.findall(r"^```diff\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 

@@ -177,7 +177,7 @@ class Solver(abc.ABC):
 
     def _prepare(self, space: ParameterSpace, optimizer: torch.optim.Optimizer) -> None:
         self._pool.trim()
-        _refuse_closures(optimizer)
+        refuse_closures(optimizer)
         self._place_generator(self.generator)
         if self.generator.device != space.device:
             self._move_generator(space.device)
@@ -298,7 +298,8 @@ class Wrapper(Solver):
         self.inner._place_generator(generator)
 
 
-def _refuse_closures(optimizer: torch.optim.Optimizer) -> None:
+def refuse_closures(optimizer: torch.optim.Optimizer) -> None:
+    """Raise a UsageError for an optimizer that evaluates losses by itself (LBFGS)."""
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise UsageError(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-from ..core.errors import UsageError, unknown_name
+from ..core.errors import UsageError
 from ..core.registry import register
 from .base import MultiTaskModel, Tasks, image_channels
+from .weights import load_weights, read_weights
 
 
 @register("model", "deeplab_resnet50")
@@ -68,18 +66,6 @@ class DeepLabResNet50(MultiTaskModel):
 def _load(trunk: nn.Module, weights: str) -> None:
     """Set the trunk to the weights of that name or file, those of the classifier left out."""
     try:
-        if weights in ResNet50_Weights.__members__:
-            state = ResNet50_Weights[weights].get_state_dict(progress=False, check_hash=True)
-        elif Path(weights).is_file():
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        else:
-            names = unknown_name("weights", weights, ResNet50_Weights.__members__)
-            raise UsageError(f"{names}, and there is no such file", ("encoder_weights",))
-        trunk.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
-    except UsageError:
-        raise
-    except Exception as error:  # torch and torchvision raise whatever the download, file or layout suggests
-        raise UsageError(
-            f"cannot load the weights {weights!r} into a ResNet-50: {type(error).__name__}: {error}",
-            ("encoder_weights",),
-        ) from error
+        load_weights(trunk, read_weights(weights, ResNet50_Weights), weights, ("fc.",))
+    except UsageError as error:
+        raise UsageError(error.message, ("encoder_weights",)) from error

@@ -6,7 +6,6 @@ Works with both names of the package, ``lightning.pytorch`` and ``pytorch_lightn
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
@@ -22,7 +21,7 @@ from ..core.build import build_solver
 from ..core.errors import UsageError
 from ..core.objective import Graph, Losses, Objective
 from ..core.report import StepReport
-from ..core.solver import Solver
+from ..core.solver import Solver, refuse_closures
 
 if not (find_spec("lightning") or find_spec("pytorch_lightning")):
     raise UsageError("mtlsuite.plugins.lightning needs Lightning: pip install 'mtlsuite[lightning]'")
@@ -142,12 +141,7 @@ class SolverMixin(LightningModule):
                 f"a solver steps one optimizer, configure_optimizers gave {len(optimizer)}; "
                 "use parameter groups of one"
             )
-        closure = inspect.signature(type(optimizer.optimizer).step).parameters.get("closure")
-        if closure is not None and closure.default is closure.empty:
-            raise UsageError(
-                f"{type(optimizer.optimizer).__name__} calls a closure for its losses, a solver gives it "
-                "gradients; use an optimizer whose step() needs no closure"
-            )
+        refuse_closures(optimizer.optimizer)
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise UsageError(
                 "precision '16-mixed' scales one loss by a GradScaler, a solver needs the gradients of K; "

@@ -191,3 +191,37 @@ def test_a_state_that_no_checkpoint_could_give_back_is_refused():
     solver.average = solver.average.numpy()
     with pytest.raises(mtl.UsageError, match="Smoothed: the state 'average' must be a tensor"):
         solver.state_dict()
+
+
+@pytest.mark.parametrize("wrap", [[], ["sam"]])
+def test_a_step_inside_autocast_is_refused(wrap):
+    model = mlp()
+    before = [p.detach().clone() for p in model.parameters()]
+    solver = mtl.build_solver({"base": "nash_mtl", "wrap": wrap})
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(mtl.UsageError, match="around the forwards"):
+        solver.step(objective_of(model, X), torch.optim.SGD(model.parameters(), 0.1))
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    model = mlp()
+    with pytest.raises(mtl.UsageError, match="LBFGS calls a closure"):
+        mtl.Equal().step(objective_of(model, X), torch.optim.LBFGS(model.parameters()))
+
+
+def test_nash_weights_of_a_half_precision_model_are_solved_for():
+    """A Gramian rounded to bfloat16 has no solution to the tolerance; the weights would silently stay 1."""
+    reports = []
+    for dtype in (torch.float64, torch.bfloat16):
+        model = mlp().to(dtype)
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        reports.append(mtl.NashMTL().step(objective_of(model, X.to(dtype)), optimizer))
+    assert reports[1].metrics["nash_mtl/kept_weights"] == 0
+    torch.testing.assert_close(reports[1].weights.double(), reports[0].weights.double(), rtol=0.2, atol=0)
+
+
+def test_an_option_under_both_its_names_is_refused():
+    spec = {"name": "disam", "lambda": 0.1, "lambda_": 0.2}
+    with pytest.raises(mtl.UsageError, match="both 'lambda' and 'lambda_'") as caught:
+        mtl.build_solver({"base": "equal", "wrap": [spec]})
+    assert caught.value.key == ("wrap", 0, "lambda")

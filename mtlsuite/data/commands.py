@@ -18,6 +18,7 @@ from rich.table import Table
 from ..core.errors import UsageError
 from ..core.registry import build, load_plugin
 from .base import DataSet
+from .domainbed import inspecting
 from .inspection import Summary, inspect
 from .mtan_check import LayoutError
 from .prepare_cityscapes import prepare_cityscapes
@@ -135,7 +136,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.root is not None:
         options["root"] = arguments.root
     try:
-        dataset: DataSet = build("dataset", {"name": arguments.name, **options})
+        with inspecting():
+            dataset: DataSet = build("dataset", {"name": arguments.name, **options})
     except LayoutError as error:
         raise UsageError(error.listing(len(error.problems))) from None
     console = _console()

@@ -11,7 +11,10 @@ out-split (20 %) of the trial ``trial_seed``. DomainBed tests a held-out domain 
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -24,9 +27,22 @@ from ..core.types import Count
 from .base import PARTS, DataSet, Sample
 from .domainbed_split import Holdout, TrialSeed, split_keys
 from .domainbed_transforms import to_pixels
-from .folder_check import Published, class_sheet, differences, shown
-from .image_folder import AugmentedOnce, File, FolderSplit, ImageTree, broken_images, read_image, read_tree
+from .folder_check import Published, class_sheet, differences, foreign, shown
+from .image_files import broken_images, read_image
+from .image_folder import AugmentedOnce, File, FolderSplit, ImageTree, read_tree
 from .mtan_check import LayoutError
+
+_INSPECTING = ContextVar("inspecting", default=False)
+
+
+@contextlib.contextmanager
+def inspecting() -> Iterator[None]:
+    """Data sets opened meanwhile are only looked at: what a run should not be trained on is no error."""
+    token = _INSPECTING.set(True)
+    try:
+        yield
+    finally:
+        _INSPECTING.reset(token)
 
 
 class DomainFolders(DataSet):
@@ -42,11 +58,14 @@ class DomainFolders(DataSet):
         augment: DomainBed's augmentation of training images; see ``domainbed_transforms``.
         normalize: by ImageNet's mean and standard deviation; false: images in [0, 1], for ``sources: views``.
         skip_corrupt: leave out damaged images, of which there is a warning; all images are decoded once to
-            find them, and the others stay in their splits. False: the first one met is an error.
+            find them, and the others stay in their splits. False: they are an error, at once where a file is
+            truncated or no image at all, else when it is met.
         cache: ``memory`` keeps decoded images, 3 bytes a pixel of the files.
 
     Raises:
-        UsageError: everything that is wrong with the folder, with paths; too few images to hold one out.
+        UsageError: everything that is wrong with the folder, with paths; damaged images; other domains than
+            the published ones or, where these are listed, another number of classes; too few images to hold
+            one out.
 
     Attributes:
         published: what the literature says is in it, or None.
@@ -77,6 +96,8 @@ class DomainFolders(DataSet):
             augment,
             normalize,
         )
+        if not _INSPECTING.get():
+            self._refuse(skip_corrupt)
         self.skipped = self._find_damaged() if skip_corrupt else {}
         self._memory: dict[str, Image.Image] | None = {} if cache == "memory" else None
         self._parts = {
@@ -108,7 +129,7 @@ class DomainFolders(DataSet):
         found = differences(self.published, self.files, self.classes) if self.published else []
         if self.strays:
             found.append(f"ignored, since they are no images of a class: {shown(self.strays)}")
-        return found + [f"left out: {reason}" for reason in self.skipped.values()]
+        return found + [f"left out: {path}: {reason}" for path, reason in self.skipped.items()]
 
     def draw_sheet(self, path: str | Path, samples: int) -> Path:
         """Draw a contact sheet: a row a domain, a column a class; see ``class_sheet``."""
@@ -118,6 +139,8 @@ class DomainFolders(DataSet):
         """The folder of the data set and what is in it."""
         if self.published is None:
             return root, read_tree(root)
+        if not root.is_dir():
+            raise LayoutError(root, ["no such folder"])
         below = root / self.published.directory
         if below.is_dir():
             return below, read_tree(below)
@@ -127,14 +150,25 @@ class DomainFolders(DataSet):
             also = f"{below}: no such folder, so {root} itself should hold the domains"
             raise LayoutError(root, [also, *error.problems]) from None
 
-    def _find_damaged(self) -> dict[str, str]:
-        damaged = broken_images([file for files in self.files.values() for file in files])
-        if damaged:
-            warnings.warn(
-                f"{self.root}: {len(damaged)} damaged images are left out: {shown(list(damaged.values()))}",
-                stacklevel=3,
+    def _refuse(self, skip_corrupt: bool) -> None:
+        """Raise where this is not the published data set of the name, or images are damaged."""
+        others = foreign(self.published, self.domains, self.classes) if self.published else []
+        if others:
+            raise LayoutError(self.root, [*others[:-1], f"{others[-1]} (image_folders takes any folder)"])
+        if not skip_corrupt and (damaged := broken_images(self._paths(), thorough=False)):
+            raise UsageError(
+                f"{self.root}: {_counted(damaged)} (skip_corrupt leaves them out, data check lists all)",
+                ("root",),
             )
+
+    def _find_damaged(self) -> dict[str, str]:
+        damaged = broken_images(self._paths())
+        if damaged:
+            warnings.warn(f"{self.root}: left out: {_counted(damaged)}", stacklevel=3)
         return damaged
+
+    def _paths(self) -> list[str]:
+        return [path for files in self.files.values() for path, _ in files]
 
     def _shared_out(self, domain: str, environment: int, holdout_fraction: float) -> dict[str, list[File]]:
         """The images of each part; those left out are so after the split, which stays DomainBed's."""
@@ -159,6 +193,11 @@ class DomainFolders(DataSet):
         if path not in self._memory:
             self._memory[path] = read_image(path)
         return self._memory[path]
+
+
+def _counted(damaged: dict[str, str]) -> str:
+    several = "s" if len(damaged) > 1 else ""
+    return f"{len(damaged)} damaged image{several}: {shown([': '.join(item) for item in damaged.items()])}"
 
 
 @register("dataset", "pacs")

@@ -47,21 +47,36 @@ class Published:
         return self.total or sum(count or 0 for count in self.domains.values())
 
 
+def foreign(published: Published, domains: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """What makes it another data set than the published one, in words: its domains and, where the names of
+    the published classes are listed, how many classes it has."""
+    found = _other_domains(published, domains)
+    return [*found, *_other_classes(published, classes)] if published.classes else found
+
+
+def _other_domains(published: Published, domains: Sequence[str]) -> list[str]:
+    if set(domains) == set(published.domains):
+        return []
+    return [f"domains {shown(domains)}; the published ones are {', '.join(published.domains)}"]
+
+
+def _other_classes(published: Published, classes: Sequence[str]) -> list[str]:
+    if len(classes) == published.n_classes:
+        return []
+    return [f"{len(classes)} classes ({shown(classes)}); the literature has {published.n_classes}"]
+
+
 def differences(
     published: Published, found: Mapping[str, Sequence[object]], classes: Sequence[str]
 ) -> list[str]:
-    """What differs from the published data set, in words.
+    """All that differs from the published data set, in words.
 
     Args:
         found: domain -> its images.
         classes: names of the classes.
     """
-    remarks = []
-    if set(found) != set(published.domains):
-        remarks.append(f"domains {', '.join(found)}; the published ones are {', '.join(published.domains)}")
-    if len(classes) != published.n_classes:
-        remarks.append(f"{len(classes)} classes; the literature has {published.n_classes}")
-    elif published.classes and set(classes) != set(published.classes):
+    remarks = _other_domains(published, list(found)) + _other_classes(published, classes)
+    if len(classes) == published.n_classes and published.classes and set(classes) != set(published.classes):
         remarks.append(f"classes {', '.join(classes)}; the published ones are {', '.join(published.classes)}")
     for domain, count in published.domains.items():
         if count is not None and domain in found and len(found[domain]) != count:

@@ -2,37 +2,28 @@
 
 Domains, classes and images are sorted by name, as torchvision's ImageFolder sorts them; images may lie deeper
 within the folder of their class. A file whose name does not end in one of ``EXTENSIONS`` is no image, and is
-left alone.
+left alone, and so is a folder of a domain or a class whose name begins with a dot.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
-from ..core.errors import UsageError
 from .base import Sample
 from .domainbed_transforms import augmented, draw_augmentation, resized, to_tensor
+from .folder_check import shown
 from .mtan_check import LayoutError
 from .sampling import derived_seed
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# What Pillow raises on damaged files, by its format plugins.
-_DAMAGED = (
-    OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, struct.error, zlib.error,
-    Image.DecompressionBombError,
-)  # fmt: skip
-
 File = tuple[str, int]  # path, number of the class
 Reader = Callable[[str], Image.Image]
 
@@ -52,16 +43,12 @@ class ImageTree:
     strays: tuple[str, ...]
 
 
-class BrokenImageError(UsageError):
-    """An image is damaged: truncated, or in no known format."""
-
-
 def read_tree(root: Path) -> ImageTree:
     """The images below ``root``; they are not opened.
 
     Raises:
         LayoutError: everything that is wrong: no such folder, no domain, a domain without classes, a class
-            without images, domains with different classes.
+            without images, domains with different classes, links that lead nowhere or in a circle.
     """
     found: list[str] = []
     strays: list[str] = []
@@ -69,7 +56,8 @@ def read_tree(root: Path) -> ImageTree:
         raise LayoutError(root, ["no such folder"])
     domains = _folders(root, strays, found)
     if not domains:
-        raise LayoutError(root, [*found, "no domains in it; the layout is ROOT/DOMAIN/CLASS/*"])
+        inside = f" but {shown(strays)}" if strays else ""
+        raise LayoutError(root, [*found, f"no domains in it{inside}; the layout is ROOT/DOMAIN/CLASS/*"])
     folders = {domain: _folders(root / domain, strays, found) for domain in domains}
     for domain, names in folders.items():
         if not names:
@@ -86,47 +74,6 @@ def read_tree(root: Path) -> ImageTree:
     if found:
         raise LayoutError(root, found)
     return ImageTree(tuple(classes), files, tuple(strays))
-
-
-def read_image(path: str) -> Image.Image:
-    """An image as RGB.
-
-    Raises:
-        BrokenImageError: it is damaged.
-        UsageError: it cannot be read.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            rgb: Image.Image = image.convert("RGB")
-        return rgb
-    except _DAMAGED as error:
-        reason = str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = f"{len(data)} bytes in no known format"
-        raise BrokenImageError(f"{path}: damaged image: {reason} (skip_corrupt leaves it out)") from None
-
-
-def broken_images(files: Iterable[File]) -> dict[str, str]:
-    """The images that are damaged, by path: what is wrong; all of them are decoded.
-
-    Raises:
-        UsageError: a file cannot be read at all.
-    """
-
-    def reason(path: str) -> str:
-        try:
-            read_image(path)
-        except BrokenImageError as error:
-            return error.message
-        return ""
-
-    paths = [path for path, _ in files]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {path: text for path, text in zip(paths, pool.map(reason, paths), strict=True) if text}
 
 
 class FolderSplit(Dataset[Sample]):
@@ -205,15 +152,23 @@ def _stacked(sample: Callable[[int], Sample], indices: Sequence[int]) -> Sample:
 
 
 def _folders(folder: Path, strays: list[str], problems: list[str]) -> list[str]:
-    """Names of the folders in a folder, sorted; its files are strays."""
+    """Names of the folders in a folder, sorted; its files and hidden folders are strays."""
     try:
         with os.scandir(folder) as entries:
-            names = {entry.name: entry.is_dir() for entry in entries}
+            names = {entry.name: entry.is_dir() and not entry.name.startswith(".") for entry in entries}
     except OSError as error:
         problems.append(f"{folder}: cannot be read: {error.strerror}")
         return []
-    strays += [str(folder / name) for name in sorted(names) if not names[name]]
+    others = [folder / name for name in sorted(names) if not names[name]]
+    problems += [
+        f"{path}: a link to {os.readlink(path)}, which is not there" for path in others if _dangling(path)
+    ]
+    strays += map(str, others)
     return [name for name in sorted(names) if names[name]]
+
+
+def _dangling(path: Path) -> bool:
+    return path.is_symlink() and not os.path.exists(path)
 
 
 def _images(folder: Path, strays: list[str], problems: list[str]) -> list[str]:
@@ -222,14 +177,28 @@ def _images(folder: Path, strays: list[str], problems: list[str]) -> list[str]:
     def unreadable(error: OSError) -> None:
         problems.append(f"{error.filename}: cannot be read: {error.strerror}")
 
+    before = len(problems)
+    places: list[tuple[str, list[str]]] = []
+    for place, below, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        circles = [name for name in below if _leads_back(os.path.join(place, name))]
+        problems += [f"{os.path.join(place, name)}: a link to a folder that it lies in" for name in circles]
+        below[:] = [name for name in below if name not in circles]
+        places.append((place, names))
     images: list[str] = []
-    for place, _, names in sorted(os.walk(folder, onerror=unreadable, followlinks=True)):
+    for place, names in sorted(places):
         for name in sorted(names):
             path = os.path.join(place, name)
             (images if name.lower().endswith(EXTENSIONS) else strays).append(path)
-    if not images:
+    if not images and len(problems) == before:
         problems.append(f"{folder}: no images in it (their names end in {', '.join(EXTENSIONS)})")
     return images
+
+
+def _leads_back(path: str) -> bool:
+    """Whether a folder is a link to one that it lies in, so that a walk would never end."""
+    if not os.path.islink(path):
+        return False
+    return Path(os.path.realpath(path)) in Path(os.path.realpath(os.path.dirname(path)), "x").parents
 
 
 def _differences(folders: dict[str, set[str]], classes: list[str]) -> list[str]:

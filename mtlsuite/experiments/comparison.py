@@ -100,11 +100,16 @@ def attempt(
 def evaluations(runs: Iterable[RunResult]) -> dict[str, list[RunResult]]:
     """Runs evaluated on the same images, which share data set, domains and held-out domains.
 
+    Trials, which share the images of a domain out in different ways, belong together as seeds do.
+
     Each group has a name that a file can have: of its held-out domains, or ``""`` if it is the only one.
     """
     groups: dict[str, list[RunResult]] = {}
     for run in runs:
-        key = [run.config.get("data"), run.config.get("domains"), run.held_out]
+        data = run.config.get("data")
+        if isinstance(data, dict):
+            data = {name: value for name, value in data.items() if name != "trial_seed"}
+        key = [data, run.config.get("domains"), run.held_out]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(run)
     if len(groups) == 1:
         return {"": next(iter(groups.values()))}

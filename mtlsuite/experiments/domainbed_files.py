@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import UsageError
-from .domainbed_records import domain_runs, environments, published_environments, records
+from .domain_quotation import asking
+from .domainbed_records import (
+    DomainRun,
+    domain_runs,
+    environments,
+    published_environments,
+    records,
+    several_and_single,
+    unfinished_runs,
+)
 from .files import atomic_write
-from .results import RECORDS, load_records
+from .results import RECORDS, RunResult, load_records
 from .selection import Records
-from .selection_tables import selection_tables
+from .selection_tables import selection_tables, single_source_tables
 from .tables import Table
 
 DONE = "done"
@@ -92,11 +102,63 @@ def sweep_tables(folder: Path) -> tuple[list[Table], list[str]]:
 
 
 def search_tables(source: Path) -> list[Table]:
-    """The same tables of the runs of ours in a folder of results, under the names of their domains."""
+    """The same tables of the runs of ours in a folder of results, under the names of their domains.
+
+    Beside them those of single training domains, and published rows where the configs ask for them.
+
+    Raises:
+        UsageError: there is no such folder, a file in it is not what it should be, or two runs of an
+            experiment are one job.
+    """
     runs = domain_runs(source)
     domains = environments(runs)
-    found = [records(run, domains[run.dataset], strict=False, dataset=run.dataset) for run in runs]
-    return selection_tables(found, domains)
+    several, single = several_and_single(runs, domains)
+    tables = selection_tables(_jobs(several, domains), domains, asking(_by_dataset(several)))
+    tables += single_source_tables(_jobs(single, domains), domains, asking(_by_dataset(single)))
+    if missing := unfinished_runs(source):
+        note = f"Not finished and left out: {', '.join(missing)}."
+        tables = [dataclasses.replace(table, notes=(*table.notes, note)) for table in tables]
+    return tables
+
+
+def _by_dataset(runs: Sequence[DomainRun]) -> dict[str, list[RunResult]]:
+    found: dict[str, list[RunResult]] = {}
+    for run in runs:
+        found.setdefault(run.dataset, []).append(run.result)
+    return found
+
+
+def _jobs(runs: Sequence[DomainRun], domains: Mapping[str, Sequence[str]]) -> list[Records]:
+    """The records of the trained and of the averaged models; no two of them are the same job.
+
+    Runs with weight averaging repeat the training of those without: their trained models count where there
+    are no others. Namesakes in different experiments get the names of these.
+    """
+    plain = [(run, False) for run in runs if run.averaging is None]
+    averaged = [(run, True) for run in runs if run.averaging is not None]
+    repeated = [(run, False) for run, _ in averaged]
+    jobs: dict[tuple[Any, ...], dict[Path, Records]] = {}  # job -> experiment -> records
+    for run, average in (*plain, *averaged, *repeated):
+        found = records(run, domains[run.dataset], False, run.dataset, average)
+        if not found or (run.averaging and not average and _job(found[0]["args"]) in jobs):
+            continue
+        namesakes = jobs.setdefault(_job(found[0]["args"]), {})
+        experiment = run.folder.parents[1]
+        if experiment in namesakes:
+            other = namesakes[experiment][0]["args"]["output_dir"]
+            raise UsageError(f"{other} and {run.folder} are the same job: {_words(found[0]['args'])}")
+        namesakes[experiment] = found
+    several = {key[:2] for key, namesakes in jobs.items() if len(namesakes) > 1}
+    return [
+        _renamed(found, f" ({experiment.name})") if key[:2] in several else found
+        for key, namesakes in jobs.items()
+        for experiment, found in namesakes.items()
+    ]
+
+
+def _renamed(records: Records, suffix: str) -> Records:
+    args = {**records[0]["args"], "algorithm": f"{records[0]['args']['algorithm']}{suffix}"}
+    return [{**record, "args": args} for record in records]
 
 
 def _read_job(folder: Path) -> Records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,18 +49,39 @@ class DomainRun:
         splits = (split.split("/", 1) for record in self.result.records for split in record["metrics"])
         return {split[1] for split in splits if len(split) == 2 and split[0] in ("val", "test", "in", "out")}
 
+    def trained_on(self, domains: Iterable[str]) -> list[str]:
+        """Those of all ``domains`` of its data set that it is trained on."""
+        own = self.result.config.get("domains") or domains
+        return [domain for domain in own if domain not in self.result.held_out]
+
+    @property
+    def averaging(self) -> str | None:
+        """How its weights were averaged: ema, swa, swad; None: they were not."""
+        averaging = self.result.config.get("averaging")
+        return averaging and str(averaging["name"])
+
+    def algorithm(self, averaged: bool) -> str:
+        """What its trained or its averaged model is called: ``ERM`` and ``ERM + SWAD``."""
+        label = str(self.search["algorithm"])
+        if self.averaging is None:
+            return label
+        named = self.averaging in re.findall(r"\w+", label.lower())  # the label tells of the averaging
+        if averaged:
+            return label if named else f"{label} + {self.averaging.upper()}"
+        return f"{label} (not averaged)" if named else label
+
 
 def domain_runs(out: Path) -> list[DomainRun]:
     """The finished runs with held-out domains, of all experiments in a folder of results.
 
+    Args:
+        out: of an experiment, of a file's experiments, or of the results of several files.
+
     Raises:
         UsageError: there is no such folder, or a file in it is not what it should be.
     """
-    folders = [out] if (out / "runs").is_dir() else sorted(path.parent for path in out.glob("*/runs"))
-    if not folders:
-        raise UsageError(f"{out} holds no results: it has no folder 'runs'")
     found = []
-    for folder in folders:
+    for folder in _experiments(out):
         for result in collect(folder):
             if result.finished and result.held_out and not result.baseline:
                 place = folder / "runs" / result.name
@@ -68,11 +90,51 @@ def domain_runs(out: Path) -> list[DomainRun]:
     return found
 
 
+def unfinished_runs(out: Path) -> list[str]:
+    """The runs in the same folder that are not done, and how they stand."""
+    places = [path for folder in _experiments(out) for path in sorted((folder / "runs").iterdir())]
+    states = {
+        path: read_status(path)["status"] for path in places if path.is_dir() and any(path.glob("[!.]*"))
+    }
+    return [f"{path.name} ({state})" for path, state in states.items() if state != "done"]
+
+
+def _experiments(out: Path) -> list[Path]:
+    if (out / "runs").is_dir():
+        return [out]
+    found = sorted(path.parent for pattern in ("*/runs", "*/*/runs") for path in out.glob(pattern))
+    if not found:
+        raise UsageError(f"{out} holds no results: it has no folder 'runs'")
+    return found
+
+
+def several_and_single(
+    runs: Sequence[DomainRun], domains: Mapping[str, Sequence[str]]
+) -> tuple[list[DomainRun], list[DomainRun]]:
+    """Those that are about held-out domains, and those that are about a single training domain.
+
+    One training domain and two held-out ones may also be leave-one-domain-out validation on three domains:
+    so it is where other runs of the data set hold out one.
+    """
+    one_by_one = {run.dataset for run in runs if len(run.result.held_out) == 1}
+    several: list[DomainRun] = []
+    single: list[DomainRun] = []
+    for run in runs:
+        n_held_out = len(run.result.held_out)
+        alone = len(run.trained_on(domains[run.dataset])) == 1 and n_held_out > 1
+        (single if alone and (n_held_out > 2 or run.dataset not in one_by_one) else several).append(run)
+    return several, single
+
+
 def environments(runs: Sequence[DomainRun]) -> dict[str, list[str]]:
     """Data set -> its domains, sorted by name as DomainBed numbers them."""
     domains: dict[str, set[str]] = {}
     for run in runs:
-        domains.setdefault(run.dataset, set()).update(run.domains, run.result.held_out)
+        found = run.domains | set(run.result.held_out) | set(run.result.config.get("domains") or ())
+        published = published_environments(DATASETS.get(run.dataset, ""))
+        if not run.result.config.get("domains") and found < set(published):
+            found.update(published)  # a pooled validation part does not tell whose it is
+        domains.setdefault(run.dataset, set()).update(found)
     return {dataset: sorted(names) for dataset, names in domains.items()}
 
 
@@ -86,7 +148,11 @@ def published_environments(dataset: str) -> list[str]:
 
 
 def records(
-    run: DomainRun, domains: Sequence[str], strict: bool, dataset: str | None = None
+    run: DomainRun,
+    domains: Sequence[str],
+    strict: bool,
+    dataset: str | None = None,
+    averaged: bool = True,
 ) -> list[dict[str, Any]]:
     """The records of a run in DomainBed's form (see ``selection``), one an evaluation after step 0.
 
@@ -99,13 +165,18 @@ def records(
         strict: demand what DomainBed's selections read: out-splits of all domains, in-splits of held-out
             ones. False: without ``in/<domain>``, that of a held-out domain is ``test/<domain>``.
         dataset: its name; default: DomainBed's name of it, or ours.
+        averaged: where weights were averaged, the averaged model from the evaluation on at which there is
+            one, ``args`` then naming the ``averaging`` and the algorithm that it is an ``average_of``.
+            False: the trained model.
 
     Raises:
         UsageError: an accuracy is demanded and was not measured.
     """
     result = run.result
+    averaged = averaged and run.averaging is not None
+    average_of = {"averaging": run.averaging, "average_of": run.algorithm(averaged=False)}
     args = {
-        "algorithm": run.search["algorithm"],
+        "algorithm": run.algorithm(averaged),
         "dataset": dataset or DATASETS.get(run.dataset, run.dataset),
         "hparams_seed": run.search["hparams_seed"],
         "holdout_fraction": _option(result.config["data"], "holdout_fraction"),
@@ -116,12 +187,16 @@ def records(
         "test_envs": [domains.index(name) for name in sorted(result.held_out, key=domains.index)],
         "trial_seed": run.search["trial"],
         "uda_holdout_fraction": 0,
+        **(average_of if averaged else {}),
     }
     seconds = _seconds_per_step(run.folder)
     found = []
     for record in result.records:
         if record["step"] == 0:
             continue  # DomainBed measures nothing before the first step
+        if averaged and record["averaging"] is None:
+            continue  # there was no average yet
+        metrics = record["metrics"] if averaged else record.get("raw_metrics", record["metrics"])
         found.append(
             {
                 "step": record["step"],
@@ -129,7 +204,7 @@ def records(
                 "loss": _mean((record.get("losses") or {}).values()),
                 "step_time": seconds.get(record["step"], math.nan),
                 "mem_gb": math.nan,  # not measured
-                **_accuracies(run, domains, record["metrics"], strict),
+                **_accuracies(run, domains, metrics, strict),
                 "hparams": _hparams(result.config),
                 "args": args,
             }
@@ -141,15 +216,18 @@ def _accuracies(
     run: DomainRun, domains: Sequence[str], metrics: Mapping[str, Mapping[str, float]], strict: bool
 ) -> dict[str, float]:
     found = {}
+    alone = len(run.trained_on(domains)) == 1  # then the pooled validation part is that of the domain
     for env, domain in enumerate(domains):
         held_out = domain in run.result.held_out
         places = {
             "in": ["in", *(["test"] if held_out and not strict else [])],
             "out": ["out", *([] if held_out else ["val"])],
         }
+        pooled = metrics.get("val", {}) if alone and not held_out else {}
         for part, splits in places.items():
             values = (metrics.get(f"{split}/{domain}", {}).get(ACCURACY) for split in splits)
             value = next((value for value in values if value is not None), None)
+            value = pooled.get(ACCURACY) if value is None and part == "out" else value
             if value is not None:
                 found[f"env{env}_{part}_acc"] = value
             elif strict and (held_out or part == "out"):

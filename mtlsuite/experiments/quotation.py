@@ -52,49 +52,58 @@ def quote(runs: Sequence[RunResult], metrics: Sequence[Metric]) -> Quotation:
     everyone = [found.baseline, *found.rows] if found.baseline else found.rows
     rows = [_row(row, len(metrics)) for row in everyone]
     baseline = rows.pop(0) if found.baseline else None
-    delta_m = {_marked(row): _cell(row.delta_m) for row in everyone if row.delta_m}
-    notes = (_sources(everyone), _comparability(found, runs))
+    delta_m = {marked(row.label): printed(row.delta_m) for row in everyone if row.delta_m}
+    notes = (sources([(row.label, row.source) for row in everyone]), _comparability(found, runs))
     return Quotation(baseline, tuple(rows), delta_m, tuple(filter(None, notes)))
 
 
-def _row(row: PublishedRow, n_metrics: int) -> Row:
-    cells = tuple(map(_cell, row.values)) or (None,) * n_metrics
-    return Row(_marked(row), cells, reference=True, source=row.source)
+def marked(label: str) -> str:
+    """The label of a quoted row."""
+    return f"{label} {MARK}"
 
 
-def _marked(row: PublishedRow) -> str:
-    return f"{row.label} {MARK}"
-
-
-def _cell(text: str) -> Cell:
+def printed(text: str) -> Cell:
     """A number as it was printed."""
     return Cell(float(text), digits=len(text.partition(".")[2]))
 
 
-def _sources(rows: Sequence[PublishedRow]) -> str:
+def sources(rows: Sequence[tuple[str, str]]) -> str:
+    """Where rows, label and source, are from, in a sentence."""
     by_source: dict[str, list[str]] = {}
-    for row in rows:
-        by_source.setdefault(row.source, []).append(row.label)
+    for label, source in rows:
+        by_source.setdefault(source, []).append(label)
     quoted = "; ".join(f"{', '.join(labels)} ({source})" for source, labels in by_source.items())
     return f"{MARK} quoted, not measured here: {quoted}."
+
+
+def differences(protocol: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """In what configs differ from a protocol, in words.
+
+    Args:
+        protocol: dotted key -> value.
+        configs: resolved ones.
+    """
+    found = []
+    for key, wanted in protocol.items():
+        others = [value for config in configs if (value := _value(config, key)) != wanted]
+        if others:
+            found.append(f"{key} {_words(others)} instead of {_text(wanted)}")
+    return found
+
+
+def _row(row: PublishedRow, n_metrics: int) -> Row:
+    cells = tuple(map(printed, row.values)) or (None,) * n_metrics
+    return Row(marked(row.label), cells, reference=True, source=row.source)
 
 
 def _comparability(found: Published, runs: Sequence[RunResult]) -> str:
     if not found.protocol:
         return "The protocol of the quoted rows is another one in more than the averaging."
-    differences = _differences(found, [run for run in runs if not run.baseline])
-    if differences:
-        return f"Not comparable with the quoted rows, by their protocol: {'; '.join(differences)}."
+    own = [run for run in runs if not run.baseline]
+    different = [*differences(found.protocol, [run.config for run in own]), *_other_data(found, own)]
+    if different:
+        return f"Not comparable with the quoted rows, by their protocol: {'; '.join(different)}."
     return "The runs follow the protocol of the quoted rows in all that configs and records tell."
-
-
-def _differences(found: Published, runs: Sequence[RunResult]) -> list[str]:
-    differences = []
-    for key, wanted in found.protocol.items():
-        others = [value for run in runs if (value := _value(run.config, key)) != wanted]
-        if others:
-            differences.append(f"{key} {_words(others)} instead of {_text(wanted)}")
-    return [*differences, *_other_data(found, runs)]
 
 
 def _other_data(found: Published, runs: Sequence[RunResult]) -> list[str]:

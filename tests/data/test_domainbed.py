@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import matplotlib.image
@@ -18,11 +19,13 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mtlsuite.core.errors import UsageError
 from mtlsuite.core.registry import build
+from mtlsuite.data import image_files
 from mtlsuite.data.base import DataSet
-from mtlsuite.data.domainbed import PACS, VLCS, DomainFolders, DomainNet, ImageFolders
+from mtlsuite.data.domainbed import PACS, VLCS, DomainFolders, DomainNet, ImageFolders, inspecting
 from mtlsuite.data.domainbed_transforms import to_tensor
 from mtlsuite.data.folder_check import differences
-from mtlsuite.data.image_folder import EXTENSIONS, broken_images
+from mtlsuite.data.image_files import broken_images, read_image
+from mtlsuite.data.image_folder import EXTENSIONS
 from mtlsuite.data.mtan_check import LayoutError
 from mtlsuite.data.sampling import BatchStream, gather
 
@@ -112,16 +115,36 @@ def test_all_kinds_of_images_become_rgb(root: Path, mode: str) -> None:
     assert image.isfinite().all()
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_greyscale_of_16_bits_is_scaled_not_clipped(tmp_path: Path, mode: str) -> None:
+    grey = np.array([[0, 1, 128, 255]], dtype=np.uint16)
+    image = Image.fromarray(grey * 257) if mode == "I;16" else Image.fromarray((grey * 257).astype(np.int32))
+    assert image.mode == mode
+    path = tmp_path / "image.tiff"
+    image.save(path)
+    assert np.array_equal(np.asarray(read_image(str(path))), np.repeat(grey[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "floating-point pixels"), (70_000, "beyond 16 bits")])
+def test_pixels_of_no_known_range_are_refused(tmp_path: Path, value: float, words: str) -> None:
+    kind = np.float32 if value < 1 else np.int32
+    path = tmp_path / "image.tiff"
+    Image.fromarray(np.full((2, 2), value, kind)).save(path)
+    with pytest.raises(UsageError, match=words):
+        read_image(str(path))
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_data_sets_are_found_by_domainbeds_names(tmp_path: Path, name: str) -> None:
     directory, n_domains, n_classes, n_images = PUBLISHED[name]
     write(tmp_path / directory)
-    above = build("dataset", {"name": name, "root": str(tmp_path), "size": 8})
-    itself = build("dataset", {"name": name, "root": str(tmp_path / directory), "size": 8})
+    with inspecting():
+        above = build("dataset", {"name": name, "root": str(tmp_path), "size": 8})
+        itself = build("dataset", {"name": name, "root": str(tmp_path / directory), "size": 8})
     assert above.files == itself.files
     remarks = "\n".join(above.remarks())
     assert "domains art, photo, sketch; the published ones are" in remarks
-    assert f"2 classes; the literature has {n_classes}" in remarks
+    assert f"2 classes (cat, dog); the literature has {n_classes}" in remarks
     assert f"30 images in all; the literature has {n_images}" in remarks
     published = type(above).published
     assert (len(published.domains), published.n_classes) == (n_domains, n_classes)
@@ -298,7 +321,8 @@ def damage(root: Path) -> dict[str, str]:
 
 def test_a_damaged_image_is_an_error_with_its_path(root: Path) -> None:
     broken = damage(root)
-    data = ImageFolders(str(root), size=8)
+    with inspecting():
+        data = ImageFolders(str(root), size=8)
     raised = {}
     for domain in data.domains:
         split = data.split(domain, "all")
@@ -318,20 +342,51 @@ def test_a_damaged_image_is_an_error_with_its_path(root: Path) -> None:
         for message in messages:
             assert message.startswith(f"{path}: damaged image: ")
             assert broken[path] in message
-    files = [file for domain in data.domains for file in data.files[domain]]
-    assert broken_images(files) == {path: messages[0] for path, messages in raised.items()}
+    paths = [path for domain in data.domains for path, _ in data.files[domain]]
+    for path, reason in broken_images(paths).items():
+        assert raised[path][0] == f"{path}: damaged image: {reason} (skip_corrupt leaves it out)"
+    assert broken_images(paths).keys() == raised.keys()
+    assert broken_images(paths, thorough=False) == broken_images(paths)
+
+
+def test_what_a_run_would_stumble_over_is_told_when_the_data_set_is_opened(root: Path) -> None:
+    broken = damage(root)
+    with pytest.raises(UsageError, match="4 damaged images: ") as caught:
+        ImageFolders(str(root), size=8)
+    assert all(path in caught.value.message for path in broken)
+    assert caught.value.key == ("root",)
+
+
+def test_whole_images_are_not_decoded_when_a_data_set_is_opened(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(0).save(root / "art" / "cat" / "odd.bmp")  # of no format whose end is known
+    with (root / "art" / "dog" / "001.jpg").open("ab") as file:
+        file.write(b"after the end")  # harmless, so it is decoded and let pass
+    decoded = []
+    original = image_files.read_image
+    monkeypatch.setattr(image_files, "read_image", lambda path: decoded.append(path) or original(path))
+    ImageFolders(str(root), size=8)
+    assert sorted(decoded) == [str(root / "art" / name) for name in ("cat/odd.bmp", "dog/001.jpg")]
 
 
 def test_damaged_images_are_left_out_if_asked_and_the_others_stay_where_they_are(root: Path) -> None:
     whole = ImageFolders(str(root), size=8)
     parts = {(d, p): whole.split(d, p).files for d in whole.domains for p in ("train", "val", "all")}
     broken = damage(root)
-    with pytest.warns(UserWarning, match="4 damaged images are left out") as caught:
+    with pytest.warns(UserWarning, match="left out: 4 damaged images: ") as caught:
         data = ImageFolders(str(root), size=8, skip_corrupt=True)
     assert all(path in str(caught[0].message) for path in broken)
     for (domain, part), files in parts.items():
         assert data.split(domain, part).files == [file for file in files if file[0] not in broken]
     assert {line.split(": ")[1] for line in data.remarks() if line.startswith("left out")} == set(broken)
+
+
+def test_the_warning_of_what_is_left_out_does_not_propose_to_leave_it_out(root: Path) -> None:
+    (root / "art" / "cat" / "000.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out: 1 damaged image: ") as caught:
+        ImageFolders(str(root), size=8, skip_corrupt=True)
+    assert "skip_corrupt" not in str(caught[0].message)
 
 
 @pytest.mark.filterwarnings("error")
@@ -344,8 +399,9 @@ def test_an_image_that_cannot_be_read_is_not_taken_for_a_damaged_one(root: Path)
     path = root / "art" / "cat" / "000.png"
     path.unlink()
     path.symlink_to("nowhere")
-    with pytest.raises(UsageError, match=r"000\.png: cannot be read"):
-        ImageFolders(str(root), size=8, skip_corrupt=True)
+    for skip in (False, True):
+        with pytest.raises(UsageError, match=r"000\.png: cannot be read"):
+            ImageFolders(str(root), size=8, skip_corrupt=skip)
 
 
 # --- wrong folders ----------------------------------------------------------------------------------------
@@ -376,9 +432,52 @@ def test_everything_wrong_is_told_at_once(root: Path) -> None:
 def test_no_folder_and_no_domains(tmp_path: Path) -> None:
     assert problems(tmp_path / "nowhere") == ["no such folder"]
     (tmp_path / "file.txt").touch()
-    assert problems(tmp_path) == ["no domains in it; the layout is ROOT/DOMAIN/CLASS/*"]
+    [told] = problems(tmp_path)
+    assert told == f"no domains in it but {tmp_path / 'file.txt'}; the layout is ROOT/DOMAIN/CLASS/*"
     with pytest.raises(UsageError, match=r"PACS: no such folder, so .* itself should hold the domains"):
         PACS(str(tmp_path))
+    with pytest.raises(LayoutError) as caught:
+        PACS(str(tmp_path / "nowhere"))
+    assert caught.value.problems == ["no such folder"]
+
+
+def test_another_data_set_under_a_published_name_is_refused(tmp_path: Path) -> None:
+    published = PACS.published
+    assert published is not None
+    write(tmp_path, tuple(published.domains), published.classes)
+    PACS(str(tmp_path), size=8)
+    for domain in published.domains:  # one level too deep
+        inner = tmp_path / "split" / domain / "train"
+        inner.parent.mkdir(parents=True)
+        inner.symlink_to(tmp_path / domain)
+    with pytest.raises(LayoutError, match=r"1 classes \(train\); the literature has 7"):
+        PACS(str(tmp_path / "split"), size=8)
+    shutil.rmtree(tmp_path / "split")
+    shutil.rmtree(tmp_path / "photo")
+    with pytest.raises(
+        LayoutError, match="domains art_painting, cartoon, sketch; the published ones are"
+    ) as caught:
+        PACS(str(tmp_path), size=8)
+    assert "image_folders takes any folder" in caught.value.message
+    assert len(ImageFolders(str(tmp_path), size=8).domains) == 3
+
+
+def test_links_in_a_circle_and_to_nowhere_are_told(root: Path) -> None:
+    (root / "art" / "cat" / "up").symlink_to("..")
+    (root / "art" / "dog" / "here").symlink_to(".")
+    (root / "video").symlink_to("nowhere")
+    assert problems(root) == [
+        f"{root / 'video'}: a link to nowhere, which is not there",
+        f"{root / 'art' / 'cat' / 'up'}: a link to a folder that it lies in",
+        f"{root / 'art' / 'dog' / 'here'}: a link to a folder that it lies in",
+    ]
+
+
+def test_links_to_folders_elsewhere_are_followed(root: Path, tmp_path: Path) -> None:
+    before = ImageFolders(str(root), size=8)
+    (root / "art" / "cat").rename(tmp_path / "elsewhere")
+    (root / "art" / "cat").symlink_to(tmp_path / "elsewhere")
+    assert ImageFolders(str(root), size=8).files == before.files
 
 
 def test_the_folder_of_another_data_set_is_not_taken_for_ours(tmp_path: Path) -> None:
@@ -408,11 +507,15 @@ def test_stray_files_are_ignored_and_told(root: Path) -> None:
     before = ImageFolders(str(root), size=8)
     for name in ("ImageInfo.csv", "art/Thumbs.db", "photo/dog/.DS_Store", "photo/dog/a.jpg.txt", "b.png"):
         (root / name).touch()
+    (root / ".cache").mkdir()
+    (root / "art" / ".AppleDouble").mkdir()
     after = ImageFolders(str(root), size=8)
     assert after.files == before.files
+    assert len(after.strays) == 7
     [remark] = after.remarks()
     assert remark.startswith("ignored, since they are no images of a class: ")
     assert remark.count(str(root)) == 5
+    assert remark.endswith("and 2 more")
 
 
 # --- the contact sheet ------------------------------------------------------------------------------------
@@ -428,7 +531,8 @@ def test_the_sheet_shows_every_domain_and_class(tmp_path: Path) -> None:
                 file = tmp_path / domain / name / f"{i}.png"
                 Image.new("RGB", (9, 7), (0, 100 * d + 50, 60 * k + 40)).save(file)
     (tmp_path / "b" / "z" / "1.png").write_bytes(b"")
-    sheet = ImageFolders(str(tmp_path), size=8).draw_sheet(tmp_path / "sheet.png", 2)
+    with inspecting():
+        sheet = ImageFolders(str(tmp_path), size=8).draw_sheet(tmp_path / "sheet.png", 2)
     pixels = (255 * matplotlib.image.imread(sheet)[..., :3]).round().astype(int)
     counts, places = {}, {}
     for d in range(2):

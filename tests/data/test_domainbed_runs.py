@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +145,25 @@ def test_a_frozen_backbone_from_a_file() -> None:
             assert kept == ("running" in name or "num_batches" in name), name
 
 
-def test_a_damaged_image_stops_a_run_and_is_named() -> None:
+def test_a_damaged_image_is_named_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    write(Path("data"))[3].write_bytes(b"")
+    Path("config.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert cli.main(["config.yaml", "--out", "out"]) == 2
+    told = capsys.readouterr().err
+    assert "config.yaml" in told
+    assert "1 damaged image: data/art/cat/003.jpg: 0 bytes in no known format" in told
+    assert not list(Path("out").rglob("results.jsonl"))
+
+
+def test_damage_within_an_image_stops_the_run_that_meets_it() -> None:
     for path in write(Path("data")):
-        path.write_bytes(b"")
+        data = path.read_bytes()
+        path.write_bytes(data[:20] + bytes(len(data) - 40) + data[-20:])
     Path("config.yaml").write_text(yaml.safe_dump(CONFIG))
     assert cli.main(["config.yaml", "--out", "out"]) == 1
     [status] = [json.loads(path.read_text()) for path in Path("out").rglob("status.json")]
-    assert "damaged image: 0 bytes in no known format (skip_corrupt leaves it out)" in json.dumps(status)
+    assert "damaged image: " in json.dumps(status)
+    assert "(skip_corrupt leaves it out)" in json.dumps(status)
 
 
 @pytest.mark.parametrize("name", ["rotated_mnist", "colored_mnist"])
@@ -173,6 +186,22 @@ def test_real_images_run(model: str) -> None:
     [records] = run("out", *settings, "train.steps=2").values()
     last = json.loads(records.splitlines()[-1])["metrics"]
     assert set(last) == {"val/art_painting", "val/cartoon", "val/photo", "test/sketch"}
+
+
+def test_the_table_for_users_of_domainbed_names_keys_that_are_there() -> None:
+    """Every assignment of the page is taken; a sweep of it, where that is what is assigned."""
+    page = (Path(__file__).parents[2] / "docs" / "domainbed.md").read_text()
+    table = page.partition("| DomainBed | here |")[2].partition("\n\n")[0]
+    pattern = r"`([\w.]+=[^`]*|data\.root=\S+ data\.name=\w+)`"
+    found = [text for row in table.splitlines() for text in re.findall(pattern, row.rpartition(" | ")[2])]
+    assert len(found) >= 18
+    write(Path("data/PACS"), PACS.published.domains, PACS.published.classes)
+    config = CONFIG | {"data": {"name": "pacs", "root": "data", "size": 8}, "model": "resnet50"}
+    config |= {"held_out": "sketch", "train": {"steps": 300}, "evaluation": {"every": 100}}
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    for text in found:
+        settings = text.replace("/data", "data").split(" ") if text.startswith("data.root") else [text]
+        assert cli.main(["config.yaml", "--dry-run", "--set", *settings]) == 0, text
 
 
 # --- mtlsuite data check ----------------------------------------------------------------------------------
@@ -200,7 +229,7 @@ def test_check_lists_all_damaged_images(capsys: pytest.CaptureFixture[str]) -> N
     problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem: ")]
     assert sorted(line.split(": ")[1] for line in problems) == sorted(map(str, broken))
     assert all("damaged image" in line for line in problems)
-    with pytest.warns(UserWarning, match=f"{len(broken)} damaged images are left out"):
+    with pytest.warns(UserWarning, match=f"left out: {len(broken)} damaged images: "):
         code = main(["check", "image_folders", "--root", "data", "--set", "size=12", "skip_corrupt=true"])
     assert code == 0
     assert capsys.readouterr().out.count("note: left out: data/") == len(broken)

@@ -223,6 +223,11 @@ def test_runs_are_compared_on_the_same_images_only(tmp_path: Path) -> None:
     assert list(evaluations(groups["c"])) == [""]
     other = [RunResult("m", 0, (), (), False, [], "done", str(i), {"data": {"seed": i}}) for i in range(3)]
     assert list(evaluations(other)) == ["validation", "validation_2", "validation_3"]
+    configs = [{"data": {"name": "d", "trial_seed": i}} for i in range(3)]
+    trials = [
+        RunResult("m", i, (), (), False, [], "done", str(i), config) for i, config in enumerate(configs)
+    ]
+    assert evaluations(trials) == {"": trials}
 
 
 def test_the_baseline_comes_first_and_unfinished_runs_not_at_all(tmp_path: Path) -> None:

@@ -8,12 +8,16 @@ import pytest
 
 from mtlsuite.experiments.selection import (
     Selected,
+    best_oracle,
+    last_step,
     leave_one_domain_out,
     oracle,
     selected,
+    single_source,
+    trained_on,
     training_domain,
 )
-from mtlsuite.experiments.selection_tables import selection_tables
+from mtlsuite.experiments.selection_tables import selection_tables, single_source_tables
 
 
 def job(
@@ -119,25 +123,112 @@ def test_of_equals_the_first() -> None:
 
 
 def test_tables() -> None:
-    iid, last = selection_tables(SWEEP, {"PACS": ["art", "cartoon"]})
+    iid, last, best = selection_tables(SWEEP, {"PACS": ["art", "cartoon"]})
     assert iid.title == "PACS, training-domain validation: accuracy by held-out domain (%, higher is better)"
-    assert "oracle" in last.title
-    assert [column.name for column in iid.columns] == ["art", "cartoon", "mean"]
+    assert "(oracle), last checkpoint" in last.title
+    assert "(oracle), best checkpoint" in best.title
+    assert [column.name for column in iid.columns] == ["art", "cartoon", "mean", "worst"]
     erm, sage = iid.rows
     assert [row.label for row in iid.rows] == ["ERM", "SAGE"]
-    art, cartoon, mean = erm.cells
+    art, cartoon, mean, worst = erm.cells
     assert art is not None
     assert cartoon is not None
     assert mean is not None
+    assert worst is not None
     # (70 + 60) / 2, their sample deviation 10 / sqrt(2), over sqrt(2)
     assert (art.mean, art.stderr, art.n) == (pytest.approx(65), pytest.approx(5), 2)
     assert (cartoon.mean, cartoon.stderr) == (pytest.approx(25), pytest.approx(5))
     assert (mean.mean, mean.stderr) == (pytest.approx(45), None)
+    assert (worst.mean, worst.stderr, worst.n) == (pytest.approx(25), pytest.approx(5), 2)
     assert sage.cells[0] is None
-    assert sage.cells[2] is None, "no mean over some of the domains"
+    assert sage.cells[2:] == (None, None), "no mean and no worst over some of the domains"
     assert "1 to 2 trials" in iid.notes[0]
 
 
 def test_environments_without_names_are_numbered() -> None:
-    [table, _] = selection_tables(SWEEP, {})
-    assert [column.name for column in table.columns] == ["env 0", "env 1", "mean"]
+    table, *_ = selection_tables(SWEEP, {})
+    assert [column.name for column in table.columns] == ["env 0", "env 1", "mean", "worst"]
+
+
+def test_the_worst_domain_is_that_of_each_trial() -> None:
+    # trial 0: 50 and 80, trial 1: 70 and 40, trial 2 lacks a domain; the worst of the means would be 50
+    accuracies = {(0, 0): 0.5, (0, 1): 0.7, (0, 2): 0.3, (1, 0): 0.8, (1, 1): 0.4}
+    runs = [flat(test, 0.5, env=env, trial=trial) for (env, trial), test in accuracies.items()]
+    table, *_ = selection_tables(runs, {})
+    worst = table.rows[0].cells[-1]
+    assert worst is not None
+    # min(50, 80) and min(70, 40): mean 45, sample deviation 10 / sqrt(2), over sqrt(2)
+    assert (worst.mean, worst.stderr, worst.n) == (pytest.approx(45), pytest.approx(5), 2)
+    assert "within each trial" in table.notes[0]
+
+
+def test_columns_are_domains_held_out_alone() -> None:
+    pair = job(([0.5] * 3, [0.5] * 3), test_envs=(0, 1))
+    table, *_ = selection_tables([RUN, pair], {})
+    assert [column.name for column in table.columns] == ["env 0", "mean", "worst"]
+
+
+def test_best_oracle_looks_at_all_checkpoints() -> None:
+    assert best_oracle([RUN], 0) == Selected(0.90, 0.30)
+
+
+def swad(run: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    args = {**run[0]["args"], "algorithm": "ERM + SWAD", "averaging": "swad", "average_of": "ERM"}
+    return [{**record, "args": args} for record in run]
+
+
+def test_of_swad_no_checkpoint_is_chosen_but_by_its_oracle() -> None:
+    run = swad(RUN)
+    assert training_domain([run[::-1]], 0) == Selected(pytest.approx(0.7), 0.40), "the last, not the best"
+    assert oracle([run], 0) == Selected(0.25, 0.40)
+    assert best_oracle([run], 0) == Selected(0.90, 0.30)
+    assert last_step([RUN], 0) == training_domain([run], 0)
+    with_1 = job(([0, 0.2, 0], [0] * 3), ([0, 0.9, 0], [0] * 3), ([0, 0.6, 0], [0] * 3), test_envs=(0, 1))
+    with_2 = job(([0, 0, 0.4], [0] * 3), ([0, 0, 0.9], [0] * 3), ([0, 0, 0.8], [0] * 3), test_envs=(0, 2))
+    pairs = [swad(with_1), swad(with_2)]
+    assert leave_one_domain_out([run, *pairs], 0) == Selected(pytest.approx(0.7), 0.40)
+    assert leave_one_domain_out([RUN, with_1, with_2], 0) == Selected(pytest.approx(0.9), 0.20)
+
+
+def test_rows_of_swads_code() -> None:
+    *_, table = selection_tables([RUN, swad(RUN)], {})
+    assert table.title.startswith("PACS, as SWAD's code prints it")
+    assert {row.label: row.cells[0] and row.cells[0].mean for row in table.rows} == {
+        "ERM: oracle": pytest.approx(30),
+        "ERM: iid": pytest.approx(20),
+        "ERM: last": pytest.approx(40),
+        "ERM + SWAD": pytest.approx(40),
+    }
+    assert [row.label for row in table.rows if row.reference] == ["ERM: oracle"]
+
+
+def test_one_training_domain() -> None:
+    # trained on 1; its out-accuracy is best at step 100, where 0 and 2 have 0.2 and 0.6
+    run = job(
+        ([0.9, 1.0, 0.9], [0.0, 0.5, 0.0]),
+        ([0.2, 1.0, 0.6], [0.0, 0.8, 0.0]),
+        ([0.7, 1.0, 0.7], [1.0, 0.7, 1.0]),
+        test_envs=(2, 0),
+    )
+    assert single_source([run], 1) == Selected(0.8, pytest.approx(0.4))
+    assert single_source([run], 0) is None
+    assert single_source([RUN], 1) is None
+    assert selected([run], single_source, trained_on) == {("PACS", "ERM", 1): {0: pytest.approx(0.4)}}
+    [table] = single_source_tables([run], {"PACS": ["a", "b", "c"]})
+    assert [column.name for column in table.columns] == ["b", "mean", "worst"]
+    assert "by training domain" in table.title
+    assert "the mean over all other domains" in table.notes[0]
+
+
+def test_all_data_sets_together() -> None:
+    other = [
+        [{**r, "args": {**r["args"], "dataset": "VLCS"}} for r in flat(0.1 * (env + 1), 0.5, env=env)]
+        for env in (0, 1)
+    ]
+    both = [run for run in SWEEP if run[0]["args"]["algorithm"] == "ERM"] + other
+    table = selection_tables(both, {})[-3]
+    assert table.title == "training-domain validation: mean accuracy by data set (%, higher is better)"
+    assert [column.name for column in table.columns] == ["PACS", "VLCS", "average"]
+    [row] = table.rows
+    # PACS: 65 and 25; VLCS: 10 and 20
+    assert [cell and cell.mean for cell in row.cells] == [pytest.approx(v) for v in (45, 15, 30)]

@@ -18,6 +18,7 @@ from .core.oracle import Oracle
 from .core.parameters import ParameterSpace
 from .core.registry import register
 from .core.report import Direction, StepReport
+from .core.sharded import sharded
 from .core.solver import Solver, Wrapper
 from .solvers import FAMO, Equal, NashMTL, TorchJD
 from .wrappers import DISAM, GGA, GGAL, GSAM, SAGE, SAGM, SAM, SAMO, Arithmetic, Fish, GradientEquilibrium
@@ -57,6 +58,7 @@ __all__ = [
     "Wrapper",
     "build_solver",
     "register",
+    "sharded",
 ]
 
 

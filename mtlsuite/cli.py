@@ -1,6 +1,8 @@
 """The command line: ``mtlsuite``, ``python -m mtlsuite`` and ``python run.py``, each with a config file.
 
 Exit codes: 0 done, 1 a run failed, 2 something in the call or its files is wrong, 130 interrupted.
+
+Each process that ``torchrun -m mtlsuite CONFIG.yaml`` starts comes here, too; together they train every run.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from rich.table import Column, Table
 from .core.errors import UsageError
 
 if TYPE_CHECKING:
+    from .experiments.config_file import ConfigFile
     from .experiments.launch_config import Launcher
     from .experiments.sweep import Experiment
 
 LAUNCHERS = ("local", "processes", "submitit")
+PROFILED = 5  # steps
 RESULT_COMMANDS = ("status", "table", "export")
 
 
@@ -33,8 +37,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; default: those of the process.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if not _under_torchrun():
+        return _command(argv)
+    from .experiments.distributed import as_rank
+
+    try:
+        return as_rank(lambda: _command(argv))
+    except UsageError as error:
+        return _told(error)
+
+
+def _under_torchrun() -> bool:
+    """Whether torchrun, or something that sets the same environment, has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _command(argv: list[str]) -> int:
     parser = _parser()
     try:
+        if _under_torchrun() and argv and argv[0] in ("data", *RESULT_COMMANDS):
+            raise UsageError(f"the command {argv[0]!r} runs without torchrun, which trains a CONFIG.yaml")
         if argv[:1] == ["data"]:
             from .data.commands import main as data_command
 
@@ -55,17 +77,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit_:  # argparse: --help, or a wrong option
         return int(exit_.code or 0)
     except KeyboardInterrupt:
-        print("mtlsuite: interrupted; the same command with --resume goes on", file=sys.stderr)
+        _tell("interrupted; the same command with --resume goes on")
         return 130
     except UsageError as error:
-        print(f"mtlsuite: error: {error.message}", file=sys.stderr)
-        return 2
+        return _told(error)
     except Exception as error:
+        if _under_torchrun() and not _is_of_all_ranks(error):
+            raise
         if os.environ.get("MTLSUITE_DEBUG") == "1":
             traceback.print_exc()
-        print(f"mtlsuite: error: {str(error) or type(error).__name__}", file=sys.stderr)
+        _tell(f"error: {str(error) or type(error).__name__}")
         return 1
     return 0
+
+
+def _told(error: UsageError) -> int:
+    _tell(f"error: {error.message}")
+    return 2
+
+
+def _tell(message: str) -> None:
+    """Once, where several ranks have the same to say."""
+    if not _under_torchrun() or os.environ.get("RANK", "0") == "0":
+        print(f"mtlsuite: {message}", file=sys.stderr, flush=True)
+
+
+def _is_of_all_ranks(error: Exception) -> bool:
+    from .experiments.runner import RunFailedError
+
+    return isinstance(error, RunFailedError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,6 +137,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--resume", action="store_true", help="go on with interrupted and failed runs")
     parser.add_argument(
+        "--profile",
+        nargs="?",
+        type=_count,
+        const=PROFILED,
+        default=0,
+        metavar="N",
+        help=f"profile N steps of each run ({PROFILED}) into its folder; after CONFIG.yaml",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="check everything, list the runs, train nothing"
     )
     parser.add_argument(
@@ -115,26 +164,40 @@ def _count(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from .experiments.yaml_file import load
+    if not _under_torchrun():
+        from .experiments.yaml_file import load
 
-    load(arguments.config)  # a broken file is told at once: the imports below take seconds
+        load(arguments.config)  # a broken file is told at once: the imports below take seconds
 
-    from .experiments.config_file import read
+    from .experiments.distributed import everywhere, on_first
     from .experiments.out_folder import check_folder
-    from .experiments.sweep import expand
 
-    file = read(arguments.config, arguments.settings)
-    experiments = expand(file)
-    launcher = _launcher(file.launcher(), arguments)
+    file, experiments, launcher = everywhere(lambda: _read(arguments))
     out = arguments.out or Path("runs") / file.name
-    check_folder(out, file, write=not arguments.dry_run)
+    on_first(lambda: check_folder(out, file, write=not arguments.dry_run))
     from .experiments.runner import check_runs, run_all
 
     if arguments.dry_run:
         check_runs(experiments, out)
         _console().print(_run_table(experiments, out))
     else:
-        run_all(experiments, out, arguments.resume, launcher)
+        run_all(experiments, out, arguments.resume, launcher, arguments.profile)
+
+
+def _read(arguments: argparse.Namespace) -> tuple[ConfigFile, list[Experiment], Launcher]:
+    from .experiments.config_file import read
+    from .experiments.launch_config import Local
+    from .experiments.sweep import expand
+
+    file = read(arguments.config, arguments.settings)
+    experiments = expand(file)
+    launcher = _launcher(file.launcher(), arguments)
+    if _under_torchrun() and not isinstance(launcher, Local):
+        raise UsageError(
+            f"found the launcher {launcher.name!r} under torchrun, which trains one run after the other with "
+            "all of its processes; allowed: local (--launcher local, and no --jobs)"
+        )
+    return file, experiments, launcher
 
 
 def _launcher(of_file: Launcher, arguments: argparse.Namespace) -> Launcher:

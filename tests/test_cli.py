@@ -66,8 +66,8 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_experiments_go_to_the_runner(config: Path, calls: list[Any]) -> None:
     assert cli.main([str(config), "--set", "train.steps=3", "--set", "sweep.seed=[4]"]) == 0
-    [(experiments, out, resume, jobs)] = calls
-    assert (out, resume, jobs) == (Path("runs/demo"), False, Local())
+    [(experiments, *others)] = calls
+    assert others == [Path("runs/demo"), False, Local(), 0]
     assert [(r.config.seed, r.config.train.steps) for e in experiments for r in e.runs] == [(4, 3)]
     assert read("runs/demo/config.yaml").document.data["sweep"] == {"seed": [4]}
 
@@ -82,8 +82,14 @@ def test_several_settings_at_once_and_the_config_anywhere(config: Path, calls: l
 
 def test_out_and_resume(config: Path, calls: list[Any]) -> None:
     assert cli.main([str(config), "--out", "elsewhere", "--resume", "--jobs", "2"]) == 0
-    assert calls[0][1:] == (Path("elsewhere"), True, Processes(jobs=2))
+    assert calls[0][1:] == (Path("elsewhere"), True, Processes(jobs=2), 0)
     assert Path("elsewhere/config.yaml").exists()
+
+
+@pytest.mark.parametrize(("options", "steps"), [(["--profile"], 5), (["--profile", "7"], 7)])
+def test_profile(config: Path, calls: list[Any], options: list[str], steps: int) -> None:
+    assert cli.main([str(config), *options]) == 0
+    assert calls[0][4] == steps
 
 
 @pytest.mark.parametrize(

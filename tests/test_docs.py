@@ -1,8 +1,9 @@
 """What README.md and docs/ show works as it stands there.
 
 Fences marked ``python`` run, those of a page one after the other in one namespace; ``yaml`` is a config that
-passes ``--dry-run``; in ``sh``, every ``make`` target exists and every ``run.py`` line passes, beside the
-configs of the page, with ``--dry-run``. A fence with no language is a picture and is left alone.
+passes ``--dry-run``; in ``sh``, every ``make`` target exists and every ``run.py`` line (under torchrun, too)
+passes, beside the configs of the page, with ``--dry-run``. A fence with no language is a picture and is left
+alone.
 
 The pages of docs/methods/ have one form, and what they say of options and costs is what the classes say.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch.distributed.run import parse_args
 
 from mtlsuite import cli
 from mtlsuite.core import registry
@@ -83,6 +85,10 @@ def test_configs_and_commands_are_accepted(
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for line in "\n".join(blocks(page, "sh")).splitlines():
         words = shlex.split(line, comments=True)
+        if words[:1] == ["torchrun"]:  # as torchrun itself reads it
+            asked = parse_args(words[1:])
+            assert asked.training_script == ("mtlsuite" if asked.module else "run.py"), line
+            words = ["python", "run.py", *asked.training_script_args]
         if words[:1] == ["make"]:
             assert set(words[1:]) <= set(targets), line
         elif words:

@@ -30,8 +30,9 @@ class ProductObjective(MinibatchObjective):
         more: draw 1, 2, ... -> further minibatches of the same form, for wrappers that take several steps
             on a source; default: there are none.
         graph: ``separate``: one forward a minibatch, freed at once; ``joint``: one forward of all
-            minibatches concatenated; ``auto``: ``joint`` where the model has BatchNorm in training mode (so
-            that batch statistics are those of the whole batch), else ``separate``.
+            minibatches concatenated; ``auto``: ``joint`` where BatchNorm takes the statistics of the batch,
+            so that they are those of the whole batch, else ``separate``, except where only losses or their
+            sum are asked for, memory is ``fast`` and the inputs can be concatenated.
 
     Raises:
         UsageError: no minibatch, doubled names, predictions or targets without the entry of a task.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
+from .economy import Economy, JacobianDtype, Memory
 from .errors import UsageError, unknown_name
-from .registry import build
-from .solver import Solver
+from .registry import OF_THE_WHOLE, build
+from .solver import OnNonfinite, Solver
 
-KEYS = ("base", "wrap", "seed", "on_nonfinite")
+KEYS = ("base", "wrap", *(key for key in OF_THE_WHOLE if key != "generator"))
 
 
 def build_solver(
@@ -19,7 +20,8 @@ def build_solver(
 
     Args:
         spec: the name of a base solver, or a mapping with ``base`` (a name or ``{"name": ..., options}``),
-            ``wrap`` (a list of the same form, from the outside in), ``seed`` and ``on_nonfinite``.
+            ``wrap`` (a list of the same form, from the outside in), ``seed``, ``on_nonfinite``, ``memory``
+            and ``jacobian_dtype``.
         n_sources: K.
         seed: of the solver's generator where the spec does not give one; default 0.
 
@@ -49,21 +51,28 @@ def build_solver(
             solver = build("wrapper", wrappers[index], inner=solver, n_sources=n_sources)
         except UsageError as error:
             raise error.under("wrap", index) from None
-    solver.on_nonfinite = _choice(spec.get("on_nonfinite", "raise"))
+    solver.on_nonfinite = _choice(spec, "on_nonfinite", get_args(OnNonfinite))
+    solver.economy = Economy(
+        _choice(spec, "memory", get_args(Memory)),
+        _choice(spec, "jacobian_dtype", (None, *get_args(JacobianDtype))),
+    )
     solver.reseed(_integer(spec.get("seed", seed or 0)))
     return solver
 
 
 def _refuse_common(entry: Any) -> None:
-    for key in ("seed", "on_nonfinite", "generator"):
+    for key in OF_THE_WHOLE:
         if isinstance(entry, Mapping) and key in entry:
             raise UsageError(f"{key!r} belongs to the solver as a whole, beside 'base' and 'wrap'", (key,))
 
 
-def _choice(value: Any) -> Literal["raise", "skip"]:
-    if value not in ("raise", "skip"):
-        raise UsageError(f"found {value!r}; allowed: raise, skip", ("on_nonfinite",))
-    return value  # type: ignore[no-any-return]
+def _choice(spec: Mapping[str, Any], key: str, allowed: Sequence[str | None]) -> Any:
+    """The value of a key, by default the first of those that are allowed."""
+    value = spec.get(key, allowed[0])
+    if value not in allowed:
+        shown = ", ".join("null" if each is None else each for each in allowed)
+        raise UsageError(f"found {value!r}; allowed: {shown}", (key,))
+    return value
 
 
 def _integer(value: Any) -> int:

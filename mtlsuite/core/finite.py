@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from .errors import NonFiniteError
 from .oracle import Oracle
+
+
+def all_finite(oracle: Oracle, vector: Tensor) -> bool:
+    """Whether the losses seen in this step and a (P,) vector are finite; waits for the device once."""
+    # The extremes tell of NaN, too, and cost a fraction of what isfinite() or the maximum norm cost on a CPU.
+    extremes = torch.stack(torch.aminmax(vector.detach()))
+    return bool(torch.cat([extremes, *(seen.losses for seen in oracle.start.seen)]).isfinite().all())
 
 
 def check_losses(oracle: Oracle) -> None:
@@ -28,12 +36,11 @@ def check_losses(oracle: Oracle) -> None:
 
 
 def check_gradients(oracle: Oracle) -> None:
-    """Raise where a gradient at the oracle's point is not finite; costs a Jacobian.
+    """Raise where a gradient at the oracle's point is not finite; costs K forwards and backwards.
 
     Raises:
         NonFiniteError: naming the source.
     """
-    finite = oracle.jacobian().rows.isfinite().all(dim=1)
-    for name, fine in zip(oracle.names, finite.tolist(), strict=True):
-        if not fine:
+    for k, name in enumerate(oracle.names):
+        if not bool(oracle.row(k)[1].isfinite().all()):
             raise NonFiniteError(f"the gradient of source {name!r} is not finite (its loss is)")

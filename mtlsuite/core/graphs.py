@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,20 +13,26 @@ from torch import Tensor
 
 from .errors import UsageError
 from .objective import Losses
+from .ranges import marked
 
 COMPILER = "torch._dynamo"  # imported where something is to be compiled
 
 
-def reusable_graphs() -> AbstractContextManager[Any]:
+@contextmanager
+def reusable_graphs() -> Iterator[None]:
     """Graphs of compiled models made inside can be run backwards more than once."""
     if COMPILER not in sys.modules:
-        return nullcontext()
+        yield
+        return
     config: Any = importlib.import_module("torch._functorch.config")
-    patched: AbstractContextManager[Any] = config.patch(donated_buffer=False)
-    return patched
+    before, config.donated_buffer = config.donated_buffer, False
+    try:
+        yield
+    finally:
+        config.donated_buffer = before
 
 
-def _backward_of(loss: Tensor) -> AbstractContextManager[Any]:
+def _reused(loss: Tensor) -> AbstractContextManager[Any]:
     """Torch refuses a second backward of a compiled graph even where the first has consumed nothing."""
     if COMPILER not in sys.modules:
         return nullcontext()
@@ -63,15 +69,17 @@ def _nodes(loss: Tensor) -> Iterator[Any]:
         waiting += [below for below, _ in node.next_functions]
 
 
-def gradients(loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool) -> Sequence[Tensor | None]:
+def gradients(
+    loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool, unreached: bool = False
+) -> Sequence[Tensor | None]:
     """Gradients of a scalar loss, ``None`` where it does not reach a parameter.
 
     Raises:
-        UsageError: it reaches none of them.
+        UsageError: it reaches none of them, and ``unreached`` does not allow that.
     """
-    with _backward_of(loss):
+    with marked("backward"), _reused(loss) if keep_graph else nullcontext():
         found = torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True)
-    if all(gradient is None for gradient in found):
+    if not unreached and all(gradient is None for gradient in found):
         raise UsageError("a loss reaches none of the parameters that the objective lists")
     return found
 

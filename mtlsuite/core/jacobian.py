@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .products import combinations, inner_products
+from .products import combinations, cosines, inner_products, mean_of_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,22 +34,18 @@ class Jacobian:
 
     def cosine(self) -> Tensor:
         """(K, K) cosine similarities over ALL parameters; 0 where a row is zero, 1 on the diagonal."""
-        gramian = inner_products(self.rows)
-        norms = gramian.diagonal().clamp_min(0).sqrt()
-        scale = norms.outer(norms)
-        cosine = torch.where(scale > 0, gramian / scale, torch.zeros_like(scale)).clamp(-1, 1)
-        return cosine.fill_diagonal_(1)
+        return cosines(inner_products(self.rows))
 
     def mean_cosine(self) -> Tensor:
         """Scalar S: mean cosine over the K (K - 1) / 2 pairs of sources; 1 when K = 1."""
-        n_sources = len(self.rows)
-        if n_sources == 1:
-            return torch.ones((), dtype=self.rows.dtype, device=self.rows.device)
-        return (self.cosine().sum() - n_sources) / (n_sources * (n_sources - 1))
+        return mean_of_pairs(self.cosine())
 
     def mean(self, out: Tensor | None = None) -> Tensor:
         """(P,) mean gradient."""
-        return torch.mean(self.rows, dim=0, out=out)
+        if out is None or out.dtype == self.rows.dtype:
+            return torch.mean(self.rows, dim=0, out=out)
+        n_sources = len(self.rows)
+        return self.combine(torch.full((n_sources,), 1 / n_sources, dtype=torch.float64), out)
 
     def combine(self, weights: Tensor, out: Tensor | None = None) -> Tensor:
         """(P,) sum_k w_k g_k for (K,) weights."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import UsageError, unknown_name
-from .objective import Graph, GraphMode, Objective, check_graph
+from .objective import Graph, GraphMode, Objective, check_graph, zero_loss
 
 Criterion = Callable[[Any, Any], Tensor]
 Minibatch = tuple[Any, Any]
@@ -26,8 +26,8 @@ class Score:
     """The loss of one source: of the predictions and targets of its minibatch.
 
     Attributes:
-        criterion: (prediction, targets) -> scalar loss. One that offers ``present(targets) -> bool`` tells
-            whether there is anything to predict.
+        criterion: (prediction, targets) -> scalar loss. One that offers ``count(targets)`` tells how many
+            elements its mean runs over; 0: there is nothing to predict.
         key: of the source's entry in predictions and targets that have one a task; None: they are its own.
     """
 
@@ -37,14 +37,16 @@ class Score:
     def __call__(self, prediction: Any, targets: Any) -> Tensor:
         return self.criterion(self._own(prediction, "prediction"), self._own(targets, "target"))
 
-    def is_absent(self, targets: Any) -> bool:
-        """Whether there is no target: None, or nothing valid in it."""
+    def count(self, targets: Any, samples: float) -> Tensor | float:
+        """How many elements the loss is a mean over: as the criterion says, else ``samples``; 0 for None."""
         try:
             target = self._own(targets, "target")
         except UsageError:  # told when it is evaluated
-            return False
-        present = getattr(self.criterion, "present", None)
-        return target is None or (present is not None and not bool(present(target)))
+            return 1
+        if target is None:
+            return 0
+        count = getattr(self.criterion, "count", None)
+        return count(target) if callable(count) else samples
 
     def _own(self, values: Any, what: str) -> Any:
         return values if self.key is None else entry(values, self.key, what)
@@ -56,16 +58,16 @@ class OwnScore(Score):
     def __call__(self, prediction: Any, targets: Any) -> Tensor:
         return self.criterion(self._own(prediction, "prediction"), targets)
 
-    def is_absent(self, targets: Any) -> bool:
-        """Whether there is no target: None, or nothing valid in it."""
-        return Score(self.criterion).is_absent(targets)
+    def count(self, targets: Any, samples: float) -> Tensor | float:
+        """How many elements the loss is a mean over."""
+        return Score(self.criterion).count(targets, samples)
 
 
 class MinibatchObjective(Objective):
     """Minibatches, each scored by some functions: so many sources, minibatch by minibatch.
 
-    A source whose target is None, or not ``present`` by its criterion, is absent from the step. So are all
-    sources of a minibatch that is None.
+    A source whose target is None, or which has none by the ``count`` of its criterion, is absent from the
+    step. So are all sources of a minibatch that is None.
     """
 
     def __init__(
@@ -87,17 +89,22 @@ class MinibatchObjective(Objective):
         self._redrawn: dict[int, MinibatchObjective] = {}
         self._take(minibatches)
         check_graph(graph)
-        separate = not _has_moving_batch_norm(model) if graph == "auto" else graph == "separate"
+        separate = not _uses_batch_statistics(model) if graph == "auto" else graph == "separate"
+        self._may_join = graph == "auto"
         # Not through the closures of Objective: a cycle would keep the batch alive until garbage collection.
         self._describe(shared, specific, names, [model], separate and len(self.minibatches) > 1)
 
     def _take(self, minibatches: Sequence[Minibatch | None]) -> None:
         self.minibatches = [(None, None) if batch is None else batch for batch in minibatches]
-        columns = zip(self._scores, minibatches, strict=True)
-        missing = [
-            batch is None or score.is_absent(batch[1]) for scores, batch in columns for score in scores
-        ]
-        self.absent = frozenset(k for k, absent in enumerate(missing) if absent)
+        columns = zip(self._scores, self.minibatches, strict=True)
+        self.counts = _numbers(
+            [
+                0 if inputs is None else score.count(targets, _samples(inputs))
+                for scores, (inputs, targets) in columns
+                for score in scores
+            ]
+        )
+        self.absent = frozenset(k for k, count in enumerate(self.counts) if not count)
 
     @property
     def _ranges(self) -> list[range]:
@@ -113,6 +120,13 @@ class MinibatchObjective(Objective):
             return [Graph(range(ranges[-1].stop), self.losses)]
         return [Graph(sources, partial(self._alone, d)) for d, sources in enumerate(ranges)]
 
+    @property
+    def joint(self) -> Graph | None:
+        """One forward of the concatenated minibatches, unless ``separate`` was asked for."""
+        if not (self._may_join and self.separate and _fit_together([x for x, _ in self.minibatches])):
+            return None
+        return Graph(range(self._ranges[-1].stop), self.losses)
+
     def losses(self) -> list[Tensor]:
         """All losses from one forward of all minibatches; 0 for absent sources."""
         used = [d for d, sources in enumerate(self._ranges) if not self.absent.issuperset(sources)]
@@ -122,7 +136,7 @@ class MinibatchObjective(Objective):
     def source(self, k: int) -> Tensor:
         """Scalar loss of source ``k`` alone, by a forward of its minibatch."""
         if k in self.absent:
-            return self._zero()
+            return zero_loss(self.space.parameters[0])
         d = next(d for d, sources in enumerate(self._ranges) if k in sources)
         inputs, targets = self.minibatches[d]
         return self._scores[d][k - self._ranges[d].start](self.model(inputs), targets)
@@ -156,11 +170,10 @@ class MinibatchObjective(Objective):
     def _scored(self, d: int, prediction: Any) -> list[Tensor]:
         targets = self.minibatches[d][1]
         columns = zip(self._ranges[d], self._scores[d], strict=True)
-        return [self._zero() if k in self.absent else score(prediction, targets) for k, score in columns]
-
-    def _zero(self) -> Tensor:
-        """The loss of an absent source: it has a gradient, zero."""
-        return self.space.parameters[0].flatten()[:1].sum() * 0
+        parameter = self.space.parameters[0]
+        return [
+            zero_loss(parameter) if k in self.absent else score(prediction, targets) for k, score in columns
+        ]
 
 
 def entry(values: Any, key: str | int, what: str) -> Any:
@@ -179,13 +192,30 @@ def entry(values: Any, key: str | int, what: str) -> Any:
         raise UsageError(unknown_name(f"task (no {what} for it)", key, map(str, there))) from None
 
 
-def _has_moving_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(m, _BatchNorm) and m.training for m in model.modules())
+def _numbers(counts: Sequence[Tensor | float]) -> list[float]:
+    """Counts as numbers; those on a device are read at one stroke."""
+    tensors = [count.reshape(()).double() for count in counts if isinstance(count, Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(read) if isinstance(count, Tensor) else float(count) for count in counts]
+
+
+def _samples(inputs: Any) -> int:
+    try:
+        return _length(inputs)
+    except (TypeError, StopIteration):  # no batch of anything
+        return 1
+
+
+def _uses_batch_statistics(model: nn.Module) -> bool:
+    norms = (m for m in model.modules() if isinstance(m, _BatchNorm))
+    return any(norm.training or norm.running_mean is None for norm in norms)
 
 
 def _length(inputs: Any) -> int:
     if isinstance(inputs, Tensor):
         return len(inputs)
+    if isinstance(inputs, str):  # whose first character is a text again
+        raise TypeError("a text is no batch")
     return _length(next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs)))
 
 
@@ -201,10 +231,37 @@ def _concatenate(batches: Sequence[Any]) -> Any:
     return torch.cat(list(batches))
 
 
+def _fit_together(batches: Sequence[Any]) -> bool:
+    """Whether the batches that are there are alike but for their numbers of samples."""
+    try:
+        forms = [_form(batch, _length(batch)) for batch in batches if batch is not None]
+    except (TypeError, StopIteration):
+        return False
+    return all(form == forms[0] for form in forms)
+
+
+def _form(batch: Any, samples: int) -> Any:
+    """What batches that can be concatenated have in common; a TypeError where others are in it."""
+    if isinstance(batch, Mapping):
+        return {key: _form(part, samples) for key, part in batch.items()}
+    if isinstance(batch, list | tuple):
+        return [_form(part, samples) for part in batch]
+    if not isinstance(batch, Tensor) or len(batch) != samples:
+        raise TypeError("not so many samples")
+    return batch.shape[1:], batch.dtype
+
+
 def _split(prediction: Any, lengths: list[int]) -> list[Any]:
-    if isinstance(prediction, Tensor):
+    if isinstance(prediction, Tensor) and prediction.dim() and len(prediction) == sum(lengths):
         return list(torch.split(prediction, lengths))
     if isinstance(prediction, Mapping):
         parts = {key: _split(value, lengths) for key, value in prediction.items()}
         return [{key: part[i] for key, part in parts.items()} for i in range(len(lengths))]
-    return [list(part) for part in zip(*(_split(value, lengths) for value in prediction), strict=True)]
+    if isinstance(prediction, list | tuple):
+        return [list(part) for part in zip(*(_split(value, lengths) for value in prediction), strict=True)]
+    shape = f" of shape {tuple(prediction.shape)}" if isinstance(prediction, Tensor) else ""
+    raise UsageError(
+        f"one forward of {len(lengths)} minibatches must give a prediction for each of their {sum(lengths)} "
+        "samples, as tensors, mappings or sequences of these; found a "
+        f"{type(prediction).__name__}{shape}; use graph='separate'"
+    )

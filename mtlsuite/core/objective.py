@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .errors import UsageError, unknown_name
 from .parameters import ParameterSpace
+from .ranks import ALONE, Ranks
 
 GraphMode = Literal["auto", "joint", "separate"]
 Losses = Sequence[Tensor] | Tensor
@@ -50,6 +51,8 @@ class Objective:
     """
 
     absent: frozenset[int] = frozenset()
+    counts: Sequence[float] | None = None  # elements that each loss is a mean over; None: all alike
+    ranks: Ranks = ALONE  # whose losses add up to those of the objective
 
     def __init__(
         self,
@@ -120,6 +123,11 @@ class Objective:
             Graph(range(k, k + 1), lambda k=k: [self.source(k)])  # type: ignore[misc]
             for k in range(self.n_sources or 0)
         ]
+
+    @property
+    def joint(self) -> Graph | None:
+        """One forward pass for all losses beside several ``graphs``, for when only their sum is wanted."""
+        return None
 
     def losses(self) -> Losses:
         """All K losses, one graph."""
@@ -213,6 +221,11 @@ def _unwrapped(module: nn.Module) -> nn.Module:
         if inside is None:
             return module
         module = inside
+
+
+def zero_loss(parameter: Tensor) -> Tensor:
+    """A loss of zero whose gradient with respect to the parameter is zero."""
+    return parameter.flatten()[:1].sum() * 0
 
 
 def check_graph(graph: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .economy import Economy
 from .errors import UsageError
 from .forwards import Forwards, Seen, check_differentiable
 from .graphs import gradients, refuse_reentrant_checkpoints, reusable_graphs, scalars
@@ -15,6 +16,8 @@ from .jacobian import Jacobian
 from .objective import Objective
 from .parameters import ParameterSpace
 from .pool import Pool
+from .products import cosines, inner_products, mean_of_pairs
+from .ranks import Ranks
 
 
 class Oracle:
@@ -22,7 +25,8 @@ class Oracle:
 
     Costs, in passes over all sources: ``losses`` one forward; ``jacobian`` one forward and K backwards (K
     small graphs where the sources have graphs of their own); ``pullback`` one forward and ONE backward, or
-    none when the Jacobian is there already. Whatever is asked first pays the forward.
+    none when the Jacobian is there already. Whatever is asked first pays the forward; but where the objective
+    has a ``joint`` graph beside those of the sources, a Jacobian after ``losses`` pays another.
 
     Args:
         objective: the sources.
@@ -30,6 +34,7 @@ class Oracle:
         expected: K as the solver knows it; another number of sources is refused.
         statistics: whether the first forward moves BatchNorm statistics.
         parent: the oracle from whose point this one set out; none where the step begins.
+        economy: how gradients are kept; default: as the parent has it.
     """
 
     def __init__(
@@ -39,16 +44,19 @@ class Oracle:
         expected: int | None = None,
         statistics: bool = True,
         parent: Oracle | None = None,
+        economy: Economy | None = None,
     ) -> None:
         self.objective = objective
         self.pool = pool or Pool()
         self.expected = expected
-        self.inspect_graphs: bool = parent is not None and parent.inspect_graphs
+        self.economy: Economy = economy or (parent.economy if parent is not None else Economy())
+        self.inspect_graphs = False  # where the step begins: whether graphs are looked into
         self.keep_mean = False  # whether a second mean_gradient at the same point shall cost nothing
         self.seen: list[Seen] = []  # where the step begins: the losses of every forward of the step
         self._home: tuple[Tensor, Tensor] | None = None  # there, too: losses and theta before a relocation
         self._parent = parent
         self._forwards = Forwards(objective, expected, statistics, self.start.seen, parent is None)
+        self._forwards.allows_joint = self.economy.memory == "fast"
         self._jacobian: Jacobian | None = None
         self._mean: Tensor | None = None
 
@@ -87,8 +95,12 @@ class Oracle:
         # Not stored on itself: a cycle would keep the large tensors alive until the garbage collector comes.
         return self if self._parent is None else self._parent.start
 
+    @property
+    def _ranks(self) -> Ranks:
+        return self.objective.ranks
+
     def losses(self) -> Tensor:
-        """(K,) losses here, detached; the graphs are kept for a later gradient."""
+        """(K,) losses here, detached; the graphs are kept for a pullback (or, ``separate``, any gradient)."""
         return self._forwards.losses(differentiable=True)
 
     def probe(self) -> Tensor:
@@ -109,14 +121,56 @@ class Oracle:
         return losses
 
     def jacobian(self) -> Jacobian:
-        """Gradients of all sources here, (K, P)."""
+        """Gradients of all sources here, (K, P).
+
+        Raises:
+            UsageError: memory is ``low``.
+        """
         if self._jacobian is None:
             space, rows = self.space, self.rows()
             for first, losses in self._forwards.graphs():
                 for j, loss in enumerate(losses):
                     space.write(rows[first + j], self._gradient(loss, last=j == len(losses) - 1))
-            self._jacobian = Jacobian(rows, space.n_shared)
+            self._jacobian = Jacobian(self._ranks.sum_(rows), space.n_shared)
         return self._jacobian
+
+    def gramian(self) -> Tensor:
+        """(K, K) inner products of the gradients here over the SHARED parameters.
+
+        It costs a Jacobian. Where memory is ``low`` there never is one: blocks of its columns are made one
+        after the other, from graphs that all stay for a pullback.
+        """
+        if self._jacobian is not None or self.economy.memory == "fast":
+            return self.jacobian().gramian()
+        return self._blockwise_gramian(self.space.n_shared)
+
+    def cosine(self) -> Tensor:
+        """(K, K) cosine similarities of the gradients here over ALL parameters; costs as ``gramian``."""
+        if self._jacobian is not None or self.economy.memory == "fast":
+            return self.jacobian().cosine()
+        return cosines(self._blockwise_gramian(self.space.n_entries))
+
+    def mean_cosine(self) -> Tensor:
+        """Scalar mean of the cosines of all pairs of sources; 1 when K = 1."""
+        return mean_of_pairs(self.cosine())
+
+    def _blockwise_gramian(self, length: int) -> Tensor:
+        """Over the first ``length`` entries, with about P entries of memory."""
+        self.losses()
+        space, n_sources = self.space, self.n_sources
+        blocks = space.blocks(length, -(-length // n_sources))
+        longest = max((block.n_entries for block in blocks), default=0)
+        buffer = self.pool.take(n_sources * longest, dtype=space.dtype, device=space.device)
+        gramian = torch.zeros(
+            n_sources, n_sources, dtype=torch.promote_types(space.dtype, torch.float32), device=space.device
+        )
+        for block in blocks:
+            rows = buffer[: n_sources * block.n_entries].view(n_sources, -1)
+            for first, losses in self._forwards.waiting():
+                for row, loss in zip(rows[first:], losses, strict=False):
+                    block.write(row, gradients(loss, block.parameters, keep_graph=True, unreached=True))
+            gramian += inner_products(self._ranks.sum_(rows))
+        return gramian
 
     def pullback(self, weights: Tensor | Sequence[float]) -> Tensor:
         """(P,) sum_k w_k g_k here. The vector is the caller's, who may change it in place.
@@ -131,12 +185,12 @@ class Oracle:
         self._check_weights(weights, self.n_sources)
         total = self.vector()
         operation = self.space.write
-        for first, losses in self._forwards.graphs():
+        for first, losses in self._forwards.for_a_sum():
             share = weights[first : first + len(losses)]
             mixed = sum(w.to(loss.dtype) * loss for w, loss in zip(share, losses, strict=True))
             operation(total, self._gradient(mixed, last=True))
             operation = self.space.add
-        return total
+        return self._ranks.sum_(total)
 
     def mean_gradient(self) -> Tensor:
         """(P,) gradient of the mean loss here, the caller's to change."""
@@ -153,17 +207,15 @@ class Oracle:
 
     def row(self, k: int) -> tuple[Tensor, Tensor]:
         """() loss and (P,) gradient of source ``k`` here, by the forward of its graph and one backward."""
-        first, losses = self._forwards.graph_of(k)
-        loss = losses[k - first]
-        wide = torch.promote_types(loss.dtype, self.space.dtype)
-        return loss.detach().to(wide), self._flat_gradient(loss)
+        loss, value = self._forwards.source(k)
+        return value.to(torch.promote_types(loss.dtype, self.space.dtype)), self._flat_gradient(loss)
 
     def source_gradient(self, k: int) -> Tensor:
         """(P,) gradient of source ``k`` alone here: one forward of that source, one backward."""
         with torch.enable_grad(), self.objective.frozen_statistics(), reusable_graphs():
             [loss] = scalars([self.objective.source(k)], k)
         check_differentiable(loss, self.names[k])
-        self.start.seen.append(Seen(k, loss.detach()[None], at_start=False))
+        self.start.seen.append(Seen(k, self._ranks.sum_(loss.detach().clone()[None]), at_start=False))
         return self._flat_gradient(loss)
 
     def vector(self) -> Tensor:
@@ -171,9 +223,19 @@ class Oracle:
         return self.space.vector(self.pool)
 
     def rows(self) -> Tensor:
-        """An uninitialised (K, P) matrix from the pool."""
+        """An uninitialised (K, P) matrix from the pool, of the dtype of a Jacobian.
+
+        Raises:
+            UsageError: memory is ``low``.
+        """
+        if self.economy.memory == "low":
+            raise UsageError(
+                "memory 'low' is for solvers that need the Gramian of the sources' gradients alone; "
+                "this one asks for the gradients of all sources at once (memory 'fast')"
+            )
         space = self.space
-        return self.pool.take(self.n_sources, space.n_entries, dtype=space.dtype, device=space.device)
+        dtype = self.economy.dtype(space.dtype)
+        return self.pool.take(self.n_sources, space.n_entries, dtype=dtype, device=space.device)
 
     @contextmanager
     def path(self) -> Iterator[Oracle]:
@@ -283,9 +345,9 @@ class Oracle:
     def _flat_gradient(self, loss: Tensor) -> Tensor:
         gradient = self.vector()
         self.space.write(gradient, self._gradient(loss, last=True))
-        return gradient
+        return self._ranks.sum_(gradient)
 
     def _gradient(self, loss: Tensor, last: bool) -> Sequence[Tensor | None]:
-        if self.inspect_graphs:
+        if self.start.inspect_graphs:
             refuse_reentrant_checkpoints(loss)
         return gradients(loss, self.space.parameters, keep_graph=not last)

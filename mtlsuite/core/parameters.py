@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -51,15 +53,39 @@ class ParameterSpace:
         return pool.take(self.n_entries, dtype=self.dtype, device=self.device)
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """A (P,) vector seen parameter by parameter, in their shapes and memory formats; no copy."""
-        pieces = torch.split(flat, self.sizes)
-        return [_shaped(piece, p) for piece, p in zip(pieces, self.parameters, strict=True)]
+        """A (P,) vector seen parameter by parameter, in their shapes and memory formats.
+
+        No copy, unless the vector is no stretch of memory (an expanded scalar).
+        """
+        flat = flat.contiguous()
+        first = flat.storage_offset()
+        return [flat.as_strided(shape, strides, first + at) for shape, strides, at in self._layout]
+
+    @cached_property
+    def _layout(self) -> list[tuple[torch.Size, tuple[int, ...], int]]:
+        """Shape, strides and place of every parameter."""
+        ends = list(accumulate(self.sizes, initial=0))
+        return [(p.shape, _dense_strides(p), at) for p, at in zip(self.parameters, ends, strict=False)]
 
     def of_sources(self, places: Sequence[int]) -> ParameterSpace:
         """The same parameters, for some of the sources only."""
         other = copy.copy(self)
         other._own = [self._own[k] for k in places] if self._own else []
         return other
+
+    def blocks(self, length: int, n_entries: int) -> list[ParameterSpace]:
+        """The first ``length`` entries in blocks of ``n_entries`` at most; a larger parameter is a block."""
+        blocks: list[list[int]] = []
+        room, taken = 0, 0
+        for index, size in enumerate(self.sizes):
+            if taken == length:
+                break
+            if not blocks or size > room:
+                blocks.append([])
+                room = n_entries
+            blocks[-1].append(index)
+            room, taken = room - size, taken + size
+        return [self._only(block) for block in blocks]
 
     def own_views(self, flat: Tensor, k: int) -> list[Tensor]:
         """Those of the :meth:`views` that belong to the specific parameters of source ``k``."""
@@ -115,7 +141,16 @@ class ParameterSpace:
     def set_gradients(self, flat: Tensor) -> None:
         """Make each parameter's ``.grad`` its piece of a (P,) vector (a view where the dtypes agree)."""
         for parameter, piece in zip(self.parameters, self.views(flat), strict=True):
-            parameter.grad = piece.to(parameter.dtype)
+            parameter.grad = piece if piece.dtype == parameter.dtype else piece.to(parameter.dtype)
+
+    def _only(self, indices: Sequence[int]) -> ParameterSpace:
+        part = copy.copy(self)
+        part.parameters = [self.parameters[index] for index in indices]
+        part.sizes = [self.sizes[index] for index in indices]
+        part.n_shared = part.n_entries = sum(part.sizes)
+        part._own, part.anchors = [], []
+        part.__dict__.pop("_layout", None)
+        return part
 
     def _fill(self, flat, gradients, operation) -> None:  # type: ignore[no-untyped-def]
         pairs = [
@@ -163,12 +198,12 @@ def _common_device(parameters: Sequence[Tensor]) -> torch.device:
     return devices.pop()
 
 
-def _shaped(piece: Tensor, parameter: Tensor) -> Tensor:
-    for memory_format in (torch.channels_last, torch.channels_last_3d):
-        if (
-            not parameter.is_contiguous()
-            and parameter.dim() == (4 if memory_format is torch.channels_last else 5)
-            and parameter.is_contiguous(memory_format=memory_format)
-        ):
-            return piece.as_strided(parameter.shape, parameter.stride(), piece.storage_offset())
-    return piece.view(parameter.shape)
+def _dense_strides(parameter: Tensor) -> tuple[int, ...]:
+    """Those of the parameter where its memory format is dense, else those of a contiguous tensor."""
+    if parameter.is_contiguous():
+        return parameter.stride()
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    channels_last = formats.get(parameter.dim())
+    if channels_last is not None and parameter.is_contiguous(memory_format=channels_last):
+        return parameter.stride()
+    return torch.empty(parameter.shape, device="meta").stride()

@@ -24,6 +24,7 @@ class PresentObjective(Objective):
 
     def __init__(self, whole: Objective, places: Sequence[int]) -> None:
         self.whole = whole
+        self.ranks = whole.ranks
         self._places = tuple(places)
         self.space = whole.space.of_sources(self._places)
         self.modules = whole.modules
@@ -49,8 +50,17 @@ class PresentObjective(Objective):
     @property
     def graphs(self) -> list[Graph]:
         """The graphs in which a source is present."""
+        return self._those_present(self.whole.graphs)
+
+    @property
+    def joint(self) -> Graph | None:
+        """The joint graph of the other objective."""
+        joint = self.whole.joint
+        return None if joint is None else self._those_present([joint])[0]
+
+    def _those_present(self, graphs: Sequence[Graph]) -> list[Graph]:
         kept, first = [], 0
-        for graph in self.whole.graphs:
+        for graph in graphs:
             sources = graph.sources or range(self.whole.n_sources or 0)
             chosen = [k - sources.start for k in self._places if k in sources]
             if chosen:

@@ -27,7 +27,9 @@ from .errors import UsageError, unknown_name
 KINDS = ("solver", "wrapper", "ascent", "dataset", "model", "metric")
 ENTRY_POINTS = "mtlsuite.plugins"
 
-_NOT_IN_SPECS = ("inner", "generator", "seed", "on_nonfinite")
+# Options of a solver as a whole, which no base solver or wrapper in its specification has for itself.
+OF_THE_WHOLE = ("seed", "generator", "on_nonfinite", "memory", "jacobian_dtype")
+_NOT_IN_SPECS = ("inner", *OF_THE_WHOLE)
 
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
 _C = TypeVar("_C", bound=type)

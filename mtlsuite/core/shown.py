@@ -29,9 +29,10 @@ class ShownOracle(Oracle):
         self._measures_losses = measures_losses
 
     def losses(self) -> Tensor:
+        jacobian = self.jacobian()  # which will be asked for, and its forward gives the losses, too
         if not self._measures_losses:
-            return self._origin.losses()
-        losses = self.jacobian().losses
+            return self._origin.probe()
+        losses = jacobian.losses
         assert losses is not None
         return losses
 
@@ -42,6 +43,12 @@ class ShownOracle(Oracle):
         if self._jacobian is None:
             self._jacobian = self._measure(self._origin)
         return self._jacobian
+
+    def gramian(self) -> Tensor:
+        return self.jacobian().gramian()
+
+    def cosine(self) -> Tensor:
+        return self.jacobian().cosine()
 
     def pullback(self, weights: Tensor | Sequence[float]) -> Tensor:
         self.jacobian()

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from typing_extensions import TypedDict, Unpack
 
+from .economy import Economy, JacobianDtype, Memory
 from .errors import NonFiniteError, UsageError
-from .finite import check_gradients, check_losses
+from .finite import all_finite, check_gradients, check_losses
 from .objective import Objective
 from .oracle import Oracle
 from .parameters import ParameterSpace
@@ -22,17 +23,22 @@ from .present import present
 from .report import Direction, StepReport, report_of
 from .state import restore, saved
 
+OnNonfinite = Literal["raise", "skip", "ignore"]
+
 
 class Common(TypedDict, total=False):
     """Options of every solver; the outermost one's count.
 
     ``seed``: of the solver's own generator (0). ``generator``: a ready one instead. ``on_nonfinite``:
-    ``raise`` (default) or ``skip`` the step when a loss or gradient is NaN or infinite.
+    ``raise`` (default) or ``skip`` the step when a loss or gradient is NaN or infinite; ``ignore`` does not
+    look, and so never waits for a GPU. ``memory``, ``jacobian_dtype``: see :class:`Economy`.
     """
 
     seed: int
     generator: torch.Generator | None
-    on_nonfinite: Literal["raise", "skip"]
+    on_nonfinite: OnNonfinite
+    memory: Memory
+    jacobian_dtype: JacobianDtype | None
 
 
 class Solver(abc.ABC):
@@ -45,7 +51,8 @@ class Solver(abc.ABC):
     name: str = ""
     stateful: ClassVar[tuple[str, ...]] = ()
     n_sources: int | None = None
-    on_nonfinite: Literal["raise", "skip"] = "raise"
+    on_nonfinite: OnNonfinite = "raise"
+    economy: Economy = Economy()
     sequential: bool = False  # asks for several optimizer steps, so nothing can be done to its one direction
     # Whether its directions are weighted sums of the gradients, and it tells the weights.
     weighted: bool = True
@@ -61,6 +68,7 @@ class Solver(abc.ABC):
     def __init__(self, **common: Unpack[Common]) -> None:
         self._seed = common.get("seed") or 0
         self.on_nonfinite = common.get("on_nonfinite") or "raise"
+        self.economy = Economy(common.get("memory") or "fast", common.get("jacobian_dtype"))
         generator = common.get("generator")
         if generator is not None:
             self.generator = generator
@@ -97,7 +105,7 @@ class Solver(abc.ABC):
         self._prepare(objective.space, optimizer)
         skip = self.on_nonfinite == "skip"
         before = (self.state_dict(), objective.statistics()) if skip else None
-        oracle = Oracle(objective, self._pool, self.n_sources)
+        oracle = Oracle(objective, self._pool, self.n_sources, economy=self.economy)
         oracle.inspect_graphs = not self._inspected
         try:
             direction = self._finite_direction(oracle)
@@ -114,7 +122,7 @@ class Solver(abc.ABC):
         for vector in direction.sequence or [direction.vector]:
             objective.space.set_gradients(vector)
             optimizer.step()
-        self.after_step(Oracle(objective, self._pool, self.n_sources, statistics=False))
+        self.after_step(Oracle(objective, self._pool, self.n_sources, statistics=False, economy=self.economy))
         return report
 
     @property
@@ -216,13 +224,13 @@ class Solver(abc.ABC):
         except Exception:
             check_losses(oracle)  # a solver may stumble over a NaN; then that is the thing to tell
             raise
-        check_losses(oracle)
         shape = (oracle.space.n_entries,)
         if not isinstance(direction, Direction) or direction.vector.shape != shape:
             raise UsageError(
                 f"{self.name}: direction() must return a Direction with a vector of shape {shape}"
             )
-        if not bool(torch.linalg.vector_norm(direction.vector, ord=torch.inf).isfinite()):
+        if self.on_nonfinite != "ignore" and not all_finite(oracle, direction.vector):
+            check_losses(oracle)
             check_gradients(oracle)
             raise NonFiniteError(
                 "the direction is not finite, although losses and gradients are where the step began"

@@ -184,13 +184,9 @@ def _vectors(values: list[Any]) -> Iterator[Array]:
 
 
 def _mat(file: Path) -> dict[str, Any]:
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError:
-        raise UsageError(
-            f"{file}: .mat files need the package scipy: pip install 'mtlsuite[nyuv2]'"
-        ) from None
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     try:
         return {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
     except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:

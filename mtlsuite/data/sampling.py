@@ -2,6 +2,7 @@
 
 So is what a random augmentation draws: a split may offer ``augmented(index, generator)``, and the generator
 it is given depends on (seed, stream, step, position in the batch) alone, whichever thread or process asks.
+Ranks that share a batch therefore hold, together, exactly the batch of one process.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, default_collate
 
 from ..core.errors import UsageError
+from ..core.ranks import ALONE, Ranks
 from .base import Sample
 
 
@@ -36,6 +38,7 @@ class BatchStream:
         name: of the stream, so that several streams draw differently.
         replacement: draw each batch with replacement (as DomainBed does) instead of shuffled epochs.
         augment: take ``samples.augmented(index, generator)`` where the data set offers it.
+        ranks: who share each batch: rank r of W gets its positions r, r + W, r + 2 W, ...
 
     A data set whose attribute ``read_ahead`` is true, one that reads files, has the batch of the next step
     prepared by a thread while this one is used.
@@ -52,6 +55,7 @@ class BatchStream:
         name: str,
         replacement: bool = False,
         augment: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.samples = samples
         self.size = len(samples)  # type: ignore[arg-type]
@@ -59,8 +63,9 @@ class BatchStream:
             raise UsageError(f"the training data of {name!r} is empty")
         self.batch_size = batch_size
         self.replacement, self.augment = replacement, augment
+        self._rank, self._ranks = ranks.rank, ranks.size
         self._reader = ThreadPoolExecutor(1) if _reads_ahead(samples) else None
-        self._next: tuple[int, Future[Sample]] | None = None
+        self._next: tuple[int, Future[Sample | None]] | None = None
         self._key = (seed, name)
         self._order: tuple[int, list[int]] = (-1, [])
 
@@ -69,21 +74,37 @@ class BatchStream:
         """Batches that go once through the data."""
         return math.ceil(self.size / self.batch_size)
 
-    def batch(self, step: int) -> Sample:
-        """The batch of a step, counted from 0: (B, ...) inputs and targets."""
+    @property
+    def smallest(self) -> int:
+        """Samples in the smallest batch."""
+        return self.batch_size if self.replacement else (self.size - 1) % self.batch_size + 1
+
+    def batch(self, step: int) -> Sample | None:
+        """This rank's share in the batch of a step, counted from 0: (B, ...) inputs and targets.
+
+        None where the batch has fewer samples than there are ranks and none is left for this one.
+        """
         if self._reader is None:
-            return gather(*self._request(step))
+            return _share(*self._request(step))
         ready, self._next = self._next, None
-        batch = ready[1].result() if ready and ready[0] == step else gather(*self._request(step))
-        self._next = (step + 1, self._reader.submit(gather, *self._request(step + 1)))
+        batch = ready[1].result() if ready and ready[0] == step else _share(*self._request(step))
+        self._next = (step + 1, self._reader.submit(_share, *self._request(step + 1)))
         return batch
 
-    def _request(self, step: int) -> tuple[Dataset[Sample], list[int], tuple[object, ...] | None]:
+    def positions(self, step: int) -> range:
+        """This rank's positions in the batch of a step."""
+        return range(self._rank, len(self.indices(step)), self._ranks)
+
+    def _request(
+        self, step: int
+    ) -> tuple[Dataset[Sample], list[int], tuple[object, ...] | None, Sequence[int]]:
         """The arguments of ``gather``."""
-        return self.samples, self.indices(step), (*self._key, "augment", step) if self.augment else None
+        positions, indices = self.positions(step), self.indices(step)
+        key = (*self._key, "augment", step) if self.augment else None
+        return self.samples, [indices[position] for position in positions], key, positions
 
     def indices(self, step: int) -> list[int]:
-        """The samples in the batch of a step."""
+        """The samples in the batch of a step, those of all ranks."""
         if self.replacement:
             return torch.randint(self.size, (self.batch_size,), generator=self._generator(step)).tolist()
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -95,18 +116,34 @@ class BatchStream:
         return torch.Generator().manual_seed(derived_seed(*self._key, index))
 
 
-def gather(samples: Dataset[Sample], indices: Sequence[int], key: tuple[object, ...] | None = None) -> Sample:
+def gather(
+    samples: Dataset[Sample],
+    indices: Sequence[int],
+    key: tuple[object, ...] | None = None,
+    positions: Sequence[int] | None = None,
+) -> Sample:
     """A batch by index; at one stroke where the data set offers ``batch``.
 
     Args:
         key: what random augmentation depends on, beside the position in the batch; None: no augmentation.
+        positions: of these samples in the batch, if they are not the whole of it.
     """
     if key is not None and _augments(samples):
-        draws = [torch.Generator().manual_seed(derived_seed(*key, i)) for i in range(len(indices))]
+        places = range(len(indices)) if positions is None else positions
+        draws = [torch.Generator().manual_seed(derived_seed(*key, place)) for place in places]
         return default_collate([_augmented(samples, i, g) for i, g in zip(indices, draws, strict=True)])  # type: ignore[no-any-return]
     if hasattr(samples, "batch"):
         return samples.batch(indices)  # type: ignore[no-any-return]
     return default_collate([samples[i] for i in indices])  # type: ignore[no-any-return]
+
+
+def _share(
+    samples: Dataset[Sample],
+    indices: Sequence[int],
+    key: tuple[object, ...] | None,
+    positions: Sequence[int],
+) -> Sample | None:
+    return gather(samples, indices, key, positions) if indices else None
 
 
 def _augmented(samples: Dataset[Sample], index: int, generator: torch.Generator) -> Sample:
@@ -137,7 +174,9 @@ def pooled(splits: list[Dataset[Sample]]) -> Dataset[Sample]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch on a device, tensor by tensor."""
+    """A batch on a device, tensor by tensor; None is none."""
+    if batch is None:
+        return None
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):

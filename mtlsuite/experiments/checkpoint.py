@@ -9,15 +9,16 @@ from typing import Any
 import torch
 
 from ..core.errors import UsageError
+from ..core.ranks import Ranks
 from .files import atomic_write
 
 KEYS = {"step", "model", "optimizer", "scheduler", "solver", "averaging", "averaged", "rng"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (see ``KEYS``; the random state of torch is added) over ``path``."""
+    """Write ``state`` (see ``KEYS``) over ``path``; ``rng`` lists the :func:`random_state` of each rank."""
     buffer = io.BytesIO()
-    torch.save({**state, "rng": _random_state()}, buffer)
+    torch.save(state, buffer)
     atomic_write(path, buffer.getvalue())
 
 
@@ -34,18 +35,38 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             f"{path}: not a readable checkpoint, truncated perhaps ({type(error).__name__}); "
             "remove the folder of this run to start it anew"
         ) from None
-    if not isinstance(state, dict) or set(state) != KEYS:
+    if not isinstance(state, dict) or set(state) != KEYS or not isinstance(state["rng"], list):
         raise UsageError(f"{path}: not a checkpoint of mtlsuite; it should hold {', '.join(sorted(KEYS))}")
     return state
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Set the random state of torch to what a checkpoint says."""
-    torch.set_rng_state(state["rng"]["cpu"].cpu())
-    for index, cuda in enumerate(state["rng"]["cuda"]):
-        torch.cuda.set_rng_state(cuda.cpu(), index)
+def check_ranks(state: dict[str, Any], path: Path, ranks: Ranks) -> None:
+    """Raise a UsageError where a checkpoint is of another number of processes."""
+    found = len(state["rng"])
+    if found != ranks.size:
+        raise UsageError(
+            f"{path}: this run was trained by {found} {_processes(found)}, and {ranks.size} "
+            f"{_processes(ranks.size)} cannot go on as they would have; allowed: {_command(found)}, "
+            "or another --out"
+        )
 
 
-def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The random state of torch for a model on a device."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Set the random state of torch to what :func:`random_state` gave."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _processes(count: int) -> str:
+    return "process" if count == 1 else "processes"
+
+
+def _command(count: int) -> str:
+    return "without torchrun" if count == 1 else f"torchrun with {count} processes in all"

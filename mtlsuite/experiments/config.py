@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 # Importing a package registers its classes.
 from .. import data, metrics, models, solvers, wrappers  # noqa: F401
@@ -32,6 +32,7 @@ from .parts import (
     TrainConfig,
     ViewsConfig,
 )
+from .precision import Autocast
 from .yaml_file import NAMED, Key, dotted
 
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"  # becomes a folder
@@ -47,6 +48,15 @@ def _unique(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise UsageError(f"found {name!r}; allowed: auto, cpu, cuda, or cuda:0, cuda:1, ...")
+    return name
+
+
+def _autocast(name: Any) -> Any:
+    if name == "float16":
+        raise UsageError(
+            "found 'float16', whose small gradients underflow unless each loss is scaled, with a factor that "
+            "depends on earlier steps; allowed: null, 'bfloat16', which has the range of float32"
+        )
     return name
 
 
@@ -79,6 +89,9 @@ class Config(Part):
     seed: Seed = 0
     label: Annotated[str, Field(min_length=1)] | None = None
     single_task: bool = False
+    batch_norm: Literal["local", "synchronised"] = "local"
+    autocast: Annotated[Autocast | None, BeforeValidator(_autocast)] = None
+    channels_last: bool = False
     device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Count | None = None
     tensorboard: bool = False

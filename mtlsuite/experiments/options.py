@@ -26,8 +26,8 @@ SUPPLIED = {  # by the framework, so a specification need not give them
     "metric": {"n_classes"},
 }
 WITHHELD = {  # given by the framework alone; the seed belongs to the solver as a whole
-    "solver": {"inner", "generator", "seed", "on_nonfinite"},
-    "wrapper": {"inner", "generator", "seed", "on_nonfinite"},
+    "solver": {"inner", *registry.OF_THE_WHOLE},
+    "wrapper": {"inner", *registry.OF_THE_WHOLE},
     "model": {"tasks", "input_shape"},
 }
 REQUIRED = inspect.Parameter.empty

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..core.economy import JacobianDtype, Memory
 from ..core.errors import UsageError, unknown_name
+from ..core.solver import OnNonfinite
 from ..core.types import Count, NonNegative
 from .messages import problems, shown
 from .options import complete
@@ -39,7 +41,9 @@ class SolverConfig(Part):
     base: BaseSpec
     wrap: Annotated[tuple[WrapSpec, ...], Field(strict=False)] = ()
     seed: Seed = 0  # of the solver's own generator; not given: the seed of the run
-    on_nonfinite: Literal["raise", "skip"] = "raise"
+    on_nonfinite: OnNonfinite = "raise"
+    memory: Memory = "fast"
+    jacobian_dtype: JacobianDtype | None = None
 
 
 class ViewsConfig(Part):
@@ -89,7 +93,8 @@ class EvaluationConfig(Part):
             ``in/<domain>`` and ``out/<domain>``.
         average_last: of the last ones, the mean of this many.
         baseline: delta_m compares with single-task runs ``measured`` beside the others, or with the
-            ``published`` row of the data set; in that case the table quotes its other published rows, too.
+            ``published`` row of the data set; in that case the table quotes its other published rows, too, as
+            do the tables of model selection on DomainBed's data sets.
     """
 
     every: Count = 1

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.batches import DomainObjective, ProductObjective, TaskObjective
 from ..core.errors import UsageError, unknown_name
 from ..core.objective import Objective
 from ..core.oracle import Oracle
+from ..core.ranks import ALONE, Ranks
 from ..core.registry import build
+from ..core.sharded import sharded
 from ..data.base import DataSet
 from ..data.sampling import BatchStream, derived_seed, gather, pooled, to_device
 from ..data.views import random_views
+from .alike import unite_buffers
 from .config import Config
+from .criteria import Criterion, SumOfTasks
 from .parts import ViewsConfig
+from .precision import with_precision
+from .shares import check_shares
 
 Scores = dict[str, dict[str, float]]
 
@@ -33,14 +41,17 @@ class Problem:
     Args:
         config: the resolved run.
         device: where batches go.
+        ranks: who share the batches of each step and of each evaluation; this is one of them.
 
     Raises:
-        UsageError: a task, domain or held-out domain that the data set does not have; no domain left.
+        UsageError: a task, domain or held-out domain that the data set does not have; no domain left;
+            something that cannot be shared among so many ranks.
     """
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device, ranks: Ranks = ALONE) -> None:
         self.config = config
         self.device = device
+        self.ranks = ranks
         try:
             self.dataset = _dataset(json.dumps(config.data))
         except UsageError as error:
@@ -57,6 +68,7 @@ class Problem:
         self._known_streams: dict[str, dict[str, BatchStream]] = {}
         if config.sources == "views" and "class" not in self.tasks:
             raise UsageError(f"views need the task 'class', found {', '.join(self.tasks)}", ("sources",))
+        check_shares(self)
 
     @cached_property
     def criteria(self) -> dict[str, Criterion]:
@@ -80,34 +92,53 @@ class Problem:
         """Steps that go once through the largest stream of training data."""
         return max(stream.steps_per_epoch for stream in self._streams("train").values())
 
+    @property
+    def smallest_batches(self) -> dict[str, int]:
+        """Stream of training data -> images in its smallest batch."""
+        return {name: stream.smallest for name, stream in self._streams("train").items()}
+
+    @property
+    def synchronised(self) -> bool:
+        """Whether BatchNorm takes its statistics over the shares of all ranks."""
+        return self.config.batch_norm == "synchronised" and self.ranks.size > 1
+
     def model(self) -> nn.Module:
         """The untrained model, its initialisation fixed by the run's seed."""
         torch.manual_seed(derived_seed(self.config.seed, "model"))
         model: nn.Module = build(
             "model", self.config.model, tasks=self.tasks, input_shape=self.dataset.input_shape
         )
-        return model.to(self.device)
+        if self.synchronised:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return with_precision(model.to(self.device), self.config.autocast, self.config.channels_last)
 
     def objective(self, model: nn.Module, step: int, stream: str = "train") -> Objective:
-        """The objective of a training step: its batch, as K loss sources."""
+        """The objective of a training step: its batch, that of all ranks, as K loss sources."""
+        return sharded(self._share(model, step, stream), self.ranks)
+
+    def _share(self, model: nn.Module, step: int, stream: str = "train") -> Objective:
+        """The objective of this rank's share in the batch of a step."""
         batches = self._minibatches(stream, step)
         more = partial(self._minibatches, stream, step)
         kind, graph = self.config.sources, self.config.graph
         if kind == "tasks":
-            [(inputs, targets)] = batches
+            inputs, targets = batches[0] or (None, None)
             return TaskObjective(model, inputs, targets, self.criteria, more)
         if kind == "domains x tasks":
             return ProductObjective(model, batches, self.criteria, self.domains, graph, more)
-        return DomainObjective(model, batches, self._sum_of_tasks, self.source_names, graph, more)
+        return DomainObjective(model, batches, SumOfTasks(self.criteria), self.source_names, graph, more)
 
     def _minibatches(self, stream: str, step: int, draw: int = 0) -> list[Any]:
         """What the sources of a step share out: a batch a domain or view, or one; ``draw`` > 0: others."""
-        streams = self._streams(f"{stream}/{draw}" if draw else stream).values()
+        streams = list(self._streams(f"{stream}/{draw}" if draw else stream).values())
         batches = [to_device(s.batch(step), self.device) for s in streams]
         if self.config.sources != "views":
             return batches
+        if batches[0] is None:
+            return [None] * self.views.count
         [(inputs, targets)] = batches
-        views = random_views(self.views.count, self.views.ops, (self.config.seed, stream, step, draw))
+        key = (self.config.seed, stream, step, draw)
+        views = random_views(self.views.count, self.views.ops, key, streams[0].positions(step))
         return [(view(inputs), targets) for view in views]
 
     def cosine(self, model: nn.Module) -> float | None:
@@ -116,7 +147,7 @@ class Problem:
             return None
         with self._draws_apart():
             oracle = Oracle(self.objective(model, 0, "cosine"), statistics=False)
-            return float(oracle.jacobian().mean_cosine())
+            return float(oracle.mean_cosine())
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Scores:
@@ -133,13 +164,19 @@ class Problem:
         Raises:
             UsageError: a domain has no validation images.
         """
-        means = []
+        means: list[float] = []
+        criterion, size = SumOfTasks(self.criteria), self.config.evaluation.batch_size
         with _evaluating(model):
             for domain, split in self._validation.items():
                 if not len(split):
                     raise UsageError(f"no validation loss: the domain {domain!r} has no validation images")
-                losses = [n * float(self._sum_of_tasks(model(x), y)) for n, x, y in self._batches(split)]
-                means.append(sum(losses) / len(split))
+                losses = [0.0] * math.ceil(len(split) / size)
+                for number, inputs, targets in self._batches(split):
+                    images = min(size, len(split) - number * size)
+                    losses[number] = images * float(criterion(model(inputs), targets))
+                # Each was measured by one rank, so that the sum is, to the last bit, that of one process.
+                everyone = self.ranks.sum_(torch.tensor(losses, dtype=torch.float64, device=self.device))
+                means.append(sum(everyone.tolist()) / len(split))
         return sum(means) / len(means)
 
     @torch.no_grad()
@@ -161,8 +198,9 @@ class Problem:
             layer.momentum = None  # torch's word for a plain mean
         with self._draws_apart():
             for step in range((steps or self.steps_per_epoch) if layers else 0):
-                for graph in self.objective(model, step).graphs:
+                for graph in self._share(model, step).graphs:
                     graph.evaluate()
+        unite_buffers(model, self.ranks)
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
 
@@ -194,27 +232,30 @@ class Problem:
             task: build("metric", task, n_classes=n, averaging=averaging).to(self.device)
             for task, n in self.tasks.items()
         }
+        for metric in metrics.values():
+            metric.distributed_available_fn = lambda: self.ranks.size > 1
         for _, inputs, targets in self._batches(split):
             predictions = model(inputs)
             for task, metric in metrics.items():
                 metric.update(predictions[task], targets[task])
-        return {
-            f"{task}/{quantity}": float(value)
-            for task, metric in metrics.items()
-            for quantity, value in metric.compute().items()
-        }
+        with warnings.catch_warnings():
+            if (
+                self.ranks.size > 1
+            ):  # a rank without a batch computes, too: torchmetrics adds up what all have
+                warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+            return {
+                f"{task}/{quantity}": float(value)
+                for task, metric in metrics.items()
+                for quantity, value in metric.compute().items()
+            }
 
     def _batches(self, split: Any) -> Iterator[tuple[int, Any, Any]]:
-        """Number of images, inputs and targets of every batch of an evaluation."""
+        """Number, inputs and targets of this rank's batches of an evaluation: b for b = rank modulo ranks."""
         size = self.config.evaluation.batch_size
-        for start in range(0, len(split), size):
-            indices = list(range(start, min(start + size, len(split))))
+        for number in range(self.ranks.rank, math.ceil(len(split) / size), self.ranks.size):
+            indices = list(range(number * size, min((number + 1) * size, len(split))))
             inputs, targets = to_device(gather(split, indices), self.device)
-            yield len(indices), inputs, targets
-
-    def _sum_of_tasks(self, prediction: Any, target: Any) -> Tensor:
-        losses = [loss(prediction[task], target[task]) for task, loss in self.criteria.items()]
-        return torch.stack(losses).sum()
+            yield number, inputs, targets
 
     def _streams(self, stream: str) -> dict[str, BatchStream]:
         if stream not in self._known_streams:
@@ -229,25 +270,16 @@ class Problem:
             splits = {"all": pooled(list(splits.values()))}
         return {
             name: BatchStream(
-                split, train.batch_size, self.config.seed, f"{stream}/{name}", train.replacement, augment
+                split,
+                train.batch_size,
+                self.config.seed,
+                f"{stream}/{name}",
+                train.replacement,
+                augment,
+                self.ranks,
             )
             for name, split in splits.items()
         }
-
-
-class Criterion:
-    """The training criterion of a metric; says where there is nothing to be learned in a batch."""
-
-    def __init__(self, metric: Any) -> None:
-        self._metric = metric
-
-    def __call__(self, prediction: Any, target: Any) -> Tensor:
-        loss: Tensor = self._metric.loss(prediction, target)
-        return loss
-
-    def present(self, target: Any) -> bool:
-        """Whether anything in the targets is valid."""
-        return bool(getattr(self._metric, "present", lambda _: True)(target))
 
 
 @contextmanager

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from ..core.errors import UsageError
-from .checkpoint import read_checkpoint
+from ..core.ranks import current
+from .checkpoint import check_ranks, read_checkpoint
+from .distributed import everywhere, on_first
 from .domainbed_files import search_tables
 from .job import Job
 from .launch_config import Launcher, Local
@@ -29,15 +33,22 @@ class RunFailedError(RuntimeError):
 
 
 def run_all(
-    experiments: Sequence[Experiment], out: Path, resume: bool, launcher: Launcher | None = None
+    experiments: Sequence[Experiment],
+    out: Path,
+    resume: bool,
+    launcher: Launcher | None = None,
+    profile: int = 0,
 ) -> None:
     """Train what is not done yet and write the report of every experiment.
+
+    Of several ranks the first one says what is done and writes the reports; all train each run together.
 
     Args:
         experiments: each in its own folder below ``out``, or in ``out`` itself where it has no name.
         out: folder of the results.
         resume: go on with interrupted and failed runs from their checkpoints.
         launcher: where runs are trained; default: here, one after the other.
+        profile: how many steps of each of them to profile.
 
     Raises:
         UsageError: before any training: a run does not fit its data set, was interrupted or
@@ -48,14 +59,13 @@ def run_all(
     console = report_console()
     failures = []
     for experiment in experiments:
-        jobs, folder = todo[experiment.name], experiment_folder(out, experiment)
+        jobs = [replace(job, profile=profile) for job in todo[experiment.name]]
+        folder = experiment_folder(out, experiment)
         title = experiment.name or out.name
         if jobs:
             done = len(experiment.runs) - len(jobs)
             failures += launch(title, jobs, done, resume, launcher or Local(), console)
-        print_report(folder, title, write_report(folder, title), console)
-        if any(run.search for run in experiment.runs):
-            _report_selection(folder, title, console)
+        on_first(partial(_report, experiment, folder, title, console))
     if failures:
         raise RunFailedError("\n".join(failures))
 
@@ -66,9 +76,10 @@ def check_runs(experiments: Sequence[Experiment], out: Path, resume: bool = True
         _todo(experiment, out, resume)
 
 
-def _report_selection(folder: Path, title: str, console: Console) -> None:
-    """What model selection makes of a search, where its runs allow that."""
-    tables = search_tables(folder)
+def _report(experiment: Experiment, folder: Path, title: str, console: Console) -> None:
+    """The report, and what model selection makes of a search, where its runs allow that."""
+    print_report(folder, title, write_report(folder, title), console)
+    tables = search_tables(folder) if any(run.search for run in experiment.runs) else None
     if tables:
         write_selection(tables, folder / "selection", title)
         print_selection(tables, console)
@@ -86,16 +97,16 @@ def run_folder(folder: Path, run: Run) -> Path:
 
 def _todo(experiment: Experiment, out: Path, resume: bool) -> list[Job]:
     folder = experiment_folder(out, experiment)
-    jobs = []
-    for run in experiment.runs:
-        target = run_folder(folder, run)
-        if state(target) != "done":
-            _check(run, target, resume)
-            jobs.append(Job(run, target))
-    return jobs
+    jobs = [Job(run, run_folder(folder, run)) for run in experiment.runs]
+    waiting = on_first(lambda: [state(job.folder) != "done" for job in jobs])
+    todo = [job for job, waits in zip(jobs, waiting, strict=True) if waits]
+    for job in todo:
+        on_first(partial(_check_folder, job.folder, resume))
+        everywhere(partial(_check, job.run))
+    return todo
 
 
-def _check(run: Run, folder: Path, resume: bool) -> None:
+def _check_folder(folder: Path, resume: bool) -> None:
     found = _settled(folder) if resume else state(folder)
     if found == "running":
         raise UsageError(f"the run {folder} is being trained by another process; wait for it, or end it")
@@ -106,9 +117,13 @@ def _check(run: Run, folder: Path, resume: bool) -> None:
             "or choose another --out"
         )
     if resume and (folder / CHECKPOINT).exists():
-        read_checkpoint(folder / CHECKPOINT, torch.device("cpu"))
+        path = folder / CHECKPOINT
+        check_ranks(read_checkpoint(path, torch.device("cpu")), path, current())
+
+
+def _check(run: Run) -> None:
     try:
-        Trainer(run.config).check()
+        Trainer(run.config, current()).check()
     except UsageError as error:
         raise UsageError(f"{run.place(error.key)}: {error.message} (run {run.id})") from None
     except Exception:

@@ -14,16 +14,20 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..core.build import build_solver
 from ..core.errors import UsageError
+from ..core.ranks import ALONE, Ranks
 from ..core.registry import load_plugin
 from ..core.report import StepReport
 from ..core.solver import Solver
+from ..data.sampling import derived_seed
+from .alike import check_parameters, unite_buffers
 from .averaging import Averaging, make_averaging
-from .checkpoint import read_checkpoint, restore_random_state, save_checkpoint
+from .checkpoint import check_ranks, random_state, read_checkpoint, restore_random_state, save_checkpoint
 from .config import Config
+from .distributed import everywhere, gathered, on_first, own_device
 from .options import make_optimizer, make_scheduler
 from .problem import Problem
-from .results import ResultFile
-from .tensorboard import TensorBoardLog
+from .profile import StepProfile
+from .run_log import RunLog
 
 CHECKPOINT = "checkpoint.pt"
 Progress = Callable[[int], None]  # called with the number of steps done
@@ -34,17 +38,19 @@ class Trainer:
 
     Args:
         config: the resolved run.
+        ranks: who train it together; this is one of them.
 
     Raises:
-        UsageError: the config does not fit the data set, the model or the number of sources; its ``key`` is
-            relative to the config.
+        UsageError: the config does not fit the data set, the model, the number of sources or that of the
+            ranks; its ``key`` is relative to the config.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         self.config = config
+        self.ranks = ranks
         for plugin in config.plugins:  # a process of its own has not read the file
             load_plugin(plugin)
-        self.problem = Problem(config, _device(config.device))
+        self.problem = Problem(config, own_device(config.device, ranks), ranks)
         self.solver = make_solver(config, len(self.problem.source_names))
 
     def check(self) -> None:
@@ -56,37 +62,42 @@ class Trainer:
         """Length of the training in steps."""
         return self._in_steps(self.config.train.length)
 
-    def run(self, folder: Path, resume: bool, progress: Progress) -> None:
-        """Train to the end; ``folder`` gets results.jsonl, timing.jsonl and checkpoint.pt.
+    def run(self, folder: Path, resume: bool, progress: Progress, profile: int = 0) -> None:
+        """Train to the end; rank 0 writes results.jsonl, timing.jsonl and checkpoint.pt into ``folder``.
 
         Args:
             folder: of this run.
             resume: go on from the checkpoint where there is one.
             progress: told the number of steps done.
+            profile: so many of the first steps are profiled, into ``folder/profile``, by rank 0.
 
         Raises:
             NonFiniteError: the training diverged.
-            UsageError: the checkpoint cannot be read.
+            UsageError: the checkpoint cannot be read, or is of another number of ranks.
+            RuntimeError: the ranks no longer have the same parameters.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.config.threads or threads)
         try:
-            self._train(_Session(self, folder, resume), progress)
+            self._train(_Session(self, folder, resume), progress, 0 if self.ranks.rank else profile)
         finally:
             torch.set_num_threads(threads)  # the next run may ask for none, and results depend on it
 
-    def _train(self, session: _Session, progress: Progress) -> None:
+    def _train(self, session: _Session, progress: Progress, profile: int) -> None:
         if not session.restored:
             session.record(None)
         meter = _Meter()
         every = self._in_steps(self.config.evaluation.every)
         progress(session.step)
-        while session.step < self.steps:
-            meter.add(session.advance())
-            if session.step % every == 0 or session.step == self.steps:
-                session.record(meter)
-                meter = _Meter()
-            progress(session.step)
+        with session.profiled(profile, self.steps - session.step) as profiled:
+            while session.step < self.steps:
+                meter.add(session.advance(profiled))
+                profiled.step()
+                if session.step % every == 0 or session.step == self.steps:
+                    with profiled.range("evaluation"):
+                        session.record(meter)
+                    meter = _Meter()
+                progress(session.step)
         session.close()
 
     def _in_steps(self, length: int) -> int:
@@ -99,33 +110,39 @@ class _Session:
     def __init__(self, trainer: Trainer, folder: Path, resume: bool) -> None:
         config = trainer.config
         self.trainer, self.problem, self.solver = trainer, trainer.problem, trainer.solver
+        self.ranks = trainer.ranks
         self.model, self.optimizer, self.scheduler, self.averaging = _parts(trainer)
         self.scheduler_every = 1
         if config.scheduler and config.scheduler["interval"] == "epoch":
             self.scheduler_every = self.problem.steps_per_epoch
         self.path = folder / CHECKPOINT
         self.step = 0
-        self.restored = resume and self.path.exists()
+        self.restored = on_first(lambda: resume and self.path.exists())
         if self.restored:
-            self._restore()
+            everywhere(self._restore)
         else:
-            torch.manual_seed(config.seed)
-        self.results = ResultFile(folder / "results.jsonl")
-        self.timing = ResultFile(folder / "timing.jsonl")
-        for file in (self.results, self.timing):
-            file.truncate(self.step if self.restored else -1)
-        self.board = (
-            TensorBoardLog(folder, self.step if self.restored else None) if config.tensorboard else None
-        )
+            rank = self.ranks.rank  # each drops out other units, and the first those of one process
+            torch.manual_seed(derived_seed(config.seed, "rank", rank) if rank else config.seed)
+        start = self.step if self.restored else None
+        first = self.ranks.rank == 0
+        self.log = everywhere(lambda: RunLog(folder, start, config.tensorboard) if first else None)
         self.clock = time.perf_counter()
 
-    def advance(self) -> StepReport:
+    def profiled(self, steps: int, remaining: int) -> StepProfile:
+        """The profile of the next ``steps`` of the ``remaining`` steps; 0: none."""
+        return StepProfile(self.path.parent / "profile", steps, remaining, self.model, self.optimizer)
+
+    def advance(self, profiled: StepProfile) -> StepReport:
         """One training step."""
-        report = self.solver.step(self.problem.objective(self.model, self.step), self.optimizer)
+        with profiled.range("batch"):
+            objective = self.problem.objective(self.model, self.step)
+        with profiled.range("solver"):
+            report = self.solver.step(objective, self.optimizer)
         self.step += 1
         if self.scheduler and self.step % self.scheduler_every == 0:
             self.scheduler.step()
         if self.averaging:
+            unite_buffers(self.model, self.ranks)
             self.averaging.update(self.step)
         return report
 
@@ -133,6 +150,8 @@ class _Session:
         """Evaluate, add a line to the results, then write the checkpoint that stands for it."""
         seconds = time.perf_counter() - self.clock
         names = self.problem.source_names
+        unite_buffers(self.model, self.ranks)
+        check_parameters(self.model, self.ranks)
         scores, averaged = self._evaluate()
         record = {
             "step": self.step,
@@ -141,27 +160,28 @@ class _Session:
             "cosine": self.problem.cosine(self.model) if self.trainer.config.evaluation.cosine else None,
             **scores,
         }
-        self.results.append(record)
-        self.timing.append({"step": self.step, "training_seconds": seconds})
-        if self.board:
-            self.board.write(record)
-        save_checkpoint(
-            self.path,
-            {
-                "step": self.step,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-                "solver": self.solver.state_dict(),
-                "averaging": self.averaging.state_dict() if self.averaging else None,
-                "averaged": averaged.state_dict() if averaged else None,
-            },
-        )
+        random_states = gathered(random_state(self.problem.device))
+        if self.log:
+            self.log.write(record, seconds)
+            save_checkpoint(self.path, self._state(averaged, random_states))
+        gathered(None)  # what is on disk is whole before any rank goes on
         self.clock = time.perf_counter()
 
     def close(self) -> None:
-        if self.board:
-            self.board.close()
+        if self.log:
+            self.log.close()
+
+    def _state(self, averaged: nn.Module | None, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "solver": self.solver.state_dict(),
+            "averaging": self.averaging.state_dict() if self.averaging else None,
+            "averaged": averaged.state_dict() if averaged else None,
+            "rng": random_states,
+        }
 
     def _evaluate(self) -> tuple[dict[str, Any], nn.Module | None]:
         """What to record of the quality of the model, and the averaged model where there is one.
@@ -185,6 +205,7 @@ class _Session:
 
     def _restore(self) -> None:
         state = read_checkpoint(self.path, self.problem.device)
+        check_ranks(state, self.path, self.ranks)
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -193,7 +214,7 @@ class _Session:
             self.solver.load_state_dict(state["solver"])
             if self.averaging:
                 self.averaging.load_state_dict(state["averaging"])
-            restore_random_state(state)
+            restore_random_state(state["rng"][self.ranks.rank], self.problem.device)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{self.path}: does not fit this config: {error}") from None
         self.step = state["step"]
@@ -248,14 +269,6 @@ def make_solver(config: Config, n_sources: int) -> Solver:
         return build_solver(config.resolved()["solver"], n_sources=n_sources)
     except UsageError as error:
         raise error.under("solver") from None
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"{name!r}, but torch finds no CUDA device here; allowed: auto, cpu", ("device",))
-    return torch.device(name)
 
 
 def _means(values: list[Tensor], names: list[str]) -> dict[str, float]:

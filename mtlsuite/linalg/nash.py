@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dposv
 from torch import Tensor
 
 from ..core.errors import UsageError
@@ -32,10 +35,7 @@ def bargaining_weights(gramian: Tensor) -> Tensor | None:
     Raises:
         UsageError: ``gramian`` is not a square, non-empty matrix of a floating dtype.
     """
-    if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or len(gramian) == 0:
-        raise UsageError(f"a Gramian is a (K, K) matrix with K >= 1, found the shape {tuple(gramian.shape)}")
-    if not gramian.is_floating_point():
-        raise UsageError(f"a Gramian has a floating dtype, found {gramian.dtype}")
+    check_gramian(gramian)
     matrix = gramian.detach().to("cpu", torch.float64).numpy()
     squares = matrix.diagonal()
     if not np.isfinite(matrix).all() or squares.min() <= 0:
@@ -47,6 +47,14 @@ def bargaining_weights(gramian: Tensor) -> Tensor | None:
     if weights is None:
         return None
     return torch.from_numpy(weights / norms).to(gramian.device, gramian.dtype)
+
+
+def check_gramian(gramian: Tensor) -> None:
+    """Raise a UsageError unless it is a square, non-empty matrix of a floating dtype."""
+    if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or len(gramian) == 0:
+        raise UsageError(f"a Gramian is a (K, K) matrix with K >= 1, found the shape {tuple(gramian.shape)}")
+    if not gramian.is_floating_point():
+        raise UsageError(f"a Gramian has a floating dtype, found {gramian.dtype}")
 
 
 def _solve(cosines: NDArray[np.float64], eps: float) -> NDArray[np.float64] | None:
@@ -64,24 +72,19 @@ def _solve(cosines: NDArray[np.float64], eps: float) -> NDArray[np.float64] | No
     weights = 1 / np.sqrt(np.abs(cosines).sum(axis=1))
     before = np.inf
     for _ in range(MAX_ITERATIONS):
-        scaled = cosines * weights * weights[:, None]
-        uncertainty = eps * np.abs(scaled).sum(axis=1).max()
-        residual = 1 - scaled.sum(axis=1)
-        if not uncertainty < 100 * TRUSTED:  # the weights run away along a w >= 0 with C w = 0
+        residual = 1 - weights * (cosines @ weights)
+        if not eps * weights.max() ** 2 < 100 * TRUSTED:  # they run away along a w >= 0 with C w = 0
             return None
         if before < 1e-8:  # the last step was the last that float64 can resolve
             break
-        try:
-            change = np.linalg.solve(identity + scaled, residual)
-        except np.linalg.LinAlgError:
+        hessian = identity + cosines * weights * weights[:, None]
+        _, change, indefinite = dposv(hessian.T, residual, overwrite_a=True)
+        if indefinite:  # then so is C, beyond rounding
             return None
-        decrement = float(residual @ change)
-        if decrement < 0:  # I + M is indefinite: so is C, beyond rounding
-            return None
-        decrement = decrement**0.5
+        decrement = math.sqrt(residual @ change)
         if before < 0.25 and decrement >= before:  # rounding stops the quadratic convergence
             break
         before = decrement
         weights = weights * (1 + change / (1 + max(0.0, -change.min())))
-    trusted = max(uncertainty, np.abs(residual).max()) <= TRUSTED
-    return weights if trusted else None
+    uncertainty = eps * (weights * (np.abs(cosines) @ weights)).max()
+    return weights if max(uncertainty, np.abs(residual).max()) <= TRUSTED else None

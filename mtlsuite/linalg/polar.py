@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -23,6 +25,7 @@ def polar_factor(
     method: Method = "newton_schulz",
     steps: int = 5,
     dtype: torch.dtype | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """The polar factor U V^T of a matrix U S V^T, exact or approximate.
 
@@ -38,24 +41,17 @@ def polar_factor(
         method: ``newton_schulz`` or ``exact``.
         steps: number of quintic steps, at least 1.
         dtype: dtype to compute in; None: that of the matrix. ``exact`` needs float32 at least and takes it.
+        compile: run ``newton_schulz`` through ``torch.compile``; the same to rounding. Compiling takes
+            seconds, once a process; where it is not possible, one warning says so, and it runs as it is.
 
     Returns:
         (..., m, n) in the dtype of ``matrix``.
 
     Raises:
-        UsageError: unknown method, ``steps`` below 1, or not a matrix of a floating dtype.
+        UsageError: unknown method, ``steps`` below 1, ``compile`` with ``exact``, or not a matrix of a
+            floating dtype.
     """
-    _check(matrix, method, steps, dtype)
-    tall = matrix.shape[-2] > matrix.shape[-1]
-    wide = matrix.mT if tall else matrix
-    batch = wide.flatten(end_dim=-3) if wide.ndim > 2 else wide[None]
-    with torch.autocast(matrix.device.type, enabled=False):
-        if method == "exact":
-            factor = _exact(batch, dtype or matrix.dtype)
-        else:
-            factor = _newton_schulz(_unit(batch).to(dtype or matrix.dtype), steps)
-    factor = factor.to(matrix.dtype).reshape(wide.shape)
-    return factor.mT if tall else factor
+    return polar_factors([matrix], method, steps, dtype, compile)[0]
 
 
 def polar_factors(
@@ -63,12 +59,13 @@ def polar_factors(
     method: Method = "newton_schulz",
     steps: int = 5,
     dtype: torch.dtype | None = None,
+    compile: bool = False,
 ) -> list[Tensor]:
     """:func:`polar_factor` of each matrix; those of equal shape up to transposition run as one batch.
 
     Args:
         matrices: each (..., m, n), of any mixture of shapes, dtypes and devices.
-        method, steps, dtype: as in :func:`polar_factor`.
+        method, steps, dtype, compile: as in :func:`polar_factor`.
 
     Returns:
         The factors, in the order, shapes and dtypes of ``matrices``.
@@ -79,22 +76,34 @@ def polar_factors(
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     wide = []
     for index, matrix in enumerate(matrices):
-        _check(matrix, method, steps, dtype)
+        _check(matrix, method, steps, dtype, compile)
         wide.append(matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix)
         groups[wide[-1].shape, matrix.dtype, matrix.device].append(index)
     factors = list(matrices)
     for members in groups.values():
-        batch = polar_factor(torch.stack([wide[index] for index in members]), method, steps, dtype)
-        for index, factor in zip(members, batch, strict=True):
+        batch = torch.stack([wide[index] for index in members])
+        found = _factors(batch.flatten(end_dim=-3), method, steps, dtype or batch.dtype, compile)
+        for index, factor in zip(members, found.to(batch.dtype).view(batch.shape), strict=True):
             factors[index] = factor if factor.shape == matrices[index].shape else factor.mT
     return factors
 
 
-def _check(matrix: Tensor, method: str, steps: int, dtype: torch.dtype | None) -> None:
+def _factors(batch: Tensor, method: Method, steps: int, dtype: torch.dtype, compile: bool) -> Tensor:
+    """Those of a batch (B, m, n), m <= n, which is overwritten."""
+    with torch.autocast(batch.device.type, enabled=False):
+        if method == "exact":
+            return _exact(batch, dtype)
+        iterate = _compiled(batch.device.type) if compile else _newton_schulz
+        return iterate(_to_unit_(batch).to(dtype), steps)
+
+
+def _check(matrix: Tensor, method: str, steps: int, dtype: torch.dtype | None, compile: bool) -> None:
     if method not in get_args(Method):
         raise UsageError(unknown_name("polar method", method, get_args(Method)))
     if steps < 1:
         raise UsageError(f"the polar factor takes at least 1 step, found steps={steps}")
+    if compile and method != "newton_schulz":
+        raise UsageError(f"compile=True is for the polar method 'newton_schulz', found {method!r}")
     if matrix.ndim < 2 or not matrix.is_floating_point():
         raise UsageError(
             "the polar factor is that of a floating (..., m, n) matrix, "
@@ -104,10 +113,22 @@ def _check(matrix: Tensor, method: str, steps: int, dtype: torch.dtype | None) -
         raise UsageError(f"the polar factor is computed in a floating dtype, found {dtype}")
 
 
-def _unit(batch: Tensor) -> Tensor:
-    """Each matrix over its Frobenius norm (summed in float64: squares of small float32 entries underflow)."""
-    norm = torch.linalg.vector_norm(batch, dim=(-2, -1), keepdim=True, dtype=torch.float64)
-    return batch / torch.where(norm > 0, norm, 1).to(batch.dtype)
+def _to_unit_(batch: Tensor) -> Tensor:
+    """Each matrix over its Frobenius norm, in place: another tensor of this size costs more than the sums.
+
+    The largest entry goes first, since squares of small float32 entries underflow; and each row is summed
+    before the rows, since millions of squares in one float32 sum lose four digits.
+    """
+    if batch.numel() == 0:
+        return batch
+    batch = _divided_(batch, torch.maximum(batch.amax(dim=(1, 2)), -batch.amin(dim=(1, 2))))
+    rows = torch.linalg.vector_norm(batch, dim=-1, dtype=torch.promote_types(batch.dtype, torch.float32))
+    return _divided_(batch, torch.linalg.vector_norm(rows, dim=-1))
+
+
+def _divided_(batch: Tensor, lengths: Tensor) -> Tensor:
+    divisors = torch.where(lengths > 0, lengths, 1).to(batch.dtype)[:, None, None]
+    return batch / divisors if batch.requires_grad else batch.div_(divisors)
 
 
 def _exact(batch: Tensor, dtype: torch.dtype) -> Tensor:
@@ -133,6 +154,22 @@ def _newton_schulz(wide: Tensor, steps: int) -> Tensor:
         gram = wide @ wide.mT
         wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     return wide
+
+
+@functools.cache
+def _compiled(device: str) -> Callable[[Tensor, int], Tensor]:
+    """:func:`_newton_schulz` compiled for any shape on that type of device, or itself, with a warning."""
+    try:
+        compiled = torch.compile(_newton_schulz, dynamic=True)
+        compiled(torch.zeros(2, 2, 4, device=device), 5)
+    except Exception as error:  # of a compiler that lacks something: torch has no common class for these
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        warnings.warn(
+            f"torch.compile does not work here on {device} ({reason}): polar factors are computed without",
+            stacklevel=2,
+        )
+        return _newton_schulz
+    return compiled
 
 
 def _gram_side(wide: Tensor, steps: int) -> Tensor:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 from torchmetrics import Metric
 
 from ..core.errors import UsageError
 
 Averaging = Literal["batch", "pixel"]
+
+# Labels are looked at once a step, not in every forward: reading their range waits for the device.
+_looked_at: MutableMapping[Tensor, tuple[int, int, int]] = WeakTensorKeyDictionary()
 
 
 class TaskMetric(Metric, abc.ABC):
@@ -46,9 +50,9 @@ class TaskMetric(Metric, abc.ABC):
         """The task's training criterion, a scalar; where nothing is valid, a zero that has a graph."""
 
     @staticmethod
-    def present(target: Tensor) -> bool:  # noqa: ARG004
-        """Whether a batch of targets asks for anything; a loss source without is left out of the step."""
-        return True
+    def count(target: Tensor) -> Tensor | int:
+        """How many elements of a batch of targets the criterion's mean runs over; 0: none is valid."""
+        return len(target)
 
     def add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.float64) -> None:
         """A state of the given shape that starts at zero and is summed over the ranks."""
@@ -75,7 +79,8 @@ def check_labels(task: str, labels: Tensor, lowest: int, n_classes: int) -> Tens
     Raises:
         UsageError: a label outside, or not a whole number; the range found and the one allowed.
     """
-    if labels.numel() == 0:
+    state = None if labels.is_inference() else (labels._version, lowest, n_classes)
+    if labels.numel() == 0 or (state and _looked_at.get(labels) == state):
         return labels.long()
     least, most = (bound.item() for bound in labels.aminmax())
     if not (lowest <= least and most < n_classes):
@@ -83,6 +88,8 @@ def check_labels(task: str, labels: Tensor, lowest: int, n_classes: int) -> Tens
     whole = labels.long()
     if labels.is_floating_point() and not torch.equal(whole.to(labels.dtype), labels):
         raise UsageError(f"{task}: labels that are no whole numbers, allowed are {lowest} to {n_classes - 1}")
+    if state:
+        _looked_at[labels] = state
     return whole
 
 

@@ -51,9 +51,9 @@ class Depth(TaskMetric):
         return named(self.higher_is_better_by, self.total / self.weight)
 
     @staticmethod
-    def present(target: Tensor) -> bool:
-        """Whether a pixel has a depth."""
-        return bool((target != 0).any())
+    def count(target: Tensor) -> Tensor:
+        """The number of pixels with a depth."""
+        return (target != 0).sum()
 
     @staticmethod
     def loss(prediction: Tensor, target: Tensor) -> Tensor:

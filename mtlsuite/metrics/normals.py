@@ -76,9 +76,9 @@ class Normals(TaskMetric):
         return named(self.higher_is_better_by, (mean, median, *within))
 
     @staticmethod
-    def present(target: Tensor) -> bool:
-        """Whether a pixel has a normal."""
-        return bool((target != 0).any())
+    def count(target: Tensor) -> Tensor:
+        """The number of pixels with a normal."""
+        return (target != 0).any(dim=1).sum()
 
     @staticmethod
     def loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -56,9 +56,9 @@ class Segmentation(TaskMetric):
         return named(self.higher_is_better_by, (miou, hits.sum() / confusion.sum()))
 
     @staticmethod
-    def present(target: Tensor) -> bool:
-        """Whether a pixel has a label."""
-        return bool((target != IGNORE).any())
+    def count(target: Tensor) -> Tensor:
+        """The number of pixels with a label."""
+        return (target != IGNORE).sum()
 
     @staticmethod
     def loss(prediction: Tensor, target: Tensor) -> Tensor:

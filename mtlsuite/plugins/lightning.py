@@ -191,12 +191,18 @@ class InContext(Objective):
         self._context = context
         self.space, self.modules = whole.space, whole.modules
         self.n_sources, self.separate, self.absent = whole.n_sources, whole.separate, whole.absent
+        self.counts, self.ranks = whole.counts, whole.ranks
         self._names = whole._names
 
     @property
     def graphs(self) -> list[Graph]:
         """Those of the other objective."""
-        return [Graph(g.sources, partial(self._inside, g.evaluate)) for g in self.whole.graphs]
+        return list(map(self._graph, self.whole.graphs))
+
+    @property
+    def joint(self) -> Graph | None:
+        """That of the other objective."""
+        return None if self.whole.joint is None else self._graph(self.whole.joint)
 
     def losses(self) -> Losses:
         """All K losses, one graph."""
@@ -209,6 +215,9 @@ class InContext(Objective):
     def redrawn(self, draw: int) -> Objective:
         """The same sources on further minibatches."""
         return InContext(self.whole.redrawn(draw), self._context)
+
+    def _graph(self, graph: Graph) -> Graph:
+        return Graph(graph.sources, partial(self._inside, graph.evaluate))
 
     def _inside(self, function: Callable[..., _R], *args: Any) -> _R:
         with self._context():

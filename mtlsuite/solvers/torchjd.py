@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.economy import JacobianDtype, Memory
 from ..core.errors import UsageError
 from ..core.finite import check_gradients, check_losses
 from ..core.oracle import Oracle
+from ..core.products import inner_products
 from ..core.registry import register
 from ..core.report import Direction, Metrics
-from ..core.solver import Solver
+from ..core.solver import OnNonfinite, Solver
 from ..core.types import Count
 from ._module_state import State, capture, restore
 from ._torchjd import Kind, Method, library
@@ -61,10 +63,18 @@ class TorchJD(Solver):
         n_sources: Count | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
-        on_nonfinite: Literal["raise", "skip"] = "raise",
+        on_nonfinite: OnNonfinite = "raise",
+        memory: Memory = "fast",
+        jacobian_dtype: JacobianDtype | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(seed=seed, generator=generator, on_nonfinite=on_nonfinite)
+        super().__init__(
+            seed=seed,
+            generator=generator,
+            on_nonfinite=on_nonfinite,
+            memory=memory,
+            jacobian_dtype=jacobian_dtype,
+        )
         self._method = _chosen(aggregator, scalarizer, options)
         self.method = f"{self._method.kind} {self._method.name}"
         self.n_sources = n_sources
@@ -199,9 +209,9 @@ def _aggregated(module: Any, oracle: Oracle, filling: Tensor | None) -> Directio
     wide = _wide(oracle.space.dtype)
     if isinstance(module, bases.Weighting):
         one, other = (oracle.redrawn(draw).jacobian().shared for draw in (1, 2))
-        weights = module(_filled(filling, (one @ other.T).to(CPU, wide), both=True))
+        weights = module(_filled(filling, inner_products(one, other).to(CPU, wide), both=True))
     elif isinstance(module, bases.GramianWeightedAggregator):
-        gramian = oracle.jacobian().gramian().to(CPU, wide)
+        gramian = oracle.gramian().to(CPU, wide)
         weights = module.gramian_weighting(_filled(filling, gramian, both=True))
     elif isinstance(module, bases.WeightedAggregator):
         weights = module.weighting(_filled(filling, oracle.jacobian().shared.to(wide)))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ..core.errors import UsageError
 from ..core.oracle import Oracle
-from ..core.parameters import ParameterSpace
 from ..core.registry import build, nested, register
 from ..core.report import Direction, Metrics
 from ..core.solver import Common, Solver, Wrapper
@@ -65,8 +67,7 @@ class Ascending(Wrapper):
         """The direction of the solver inside at the displaced point."""
         if self.ascent.rho == 0:
             return self.inner.direction(oracle)
-        displacement, metrics = self.ascent(oracle)
-        return _asked_there(self, oracle, displacement, metrics)
+        return _asked_there(self, oracle, partial(self.ascent, oracle))
 
 
 class TwoPoints(Wrapper):
@@ -107,14 +108,21 @@ class TwoPoints(Wrapper):
             clean = self.inner.direction(oracle).vector
         else:  # an absent source counts as a loss of zero
             clean = oracle.mean_gradient().mul_(oracle.n_sources / oracle.n_total)
-        displacement, metrics = self.ascent(oracle)
-        inner = _asked_there(self, oracle, self.displace(displacement, clean), metrics)
+
+        def climb() -> tuple[Tensor, Metrics]:
+            displacement, metrics = self.ascent(oracle)
+            return self.displace(displacement, clean), metrics
+
+        inner = _asked_there(self, oracle, climb)
         return replace(inner, vector=self.join(clean, inner.vector))
 
 
-def _asked_there(wrapper: Wrapper, oracle: Oracle, displacement: Tensor, metrics: Metrics) -> Direction:
+def _asked_there(wrapper: Wrapper, oracle: Oracle, climb: Callable[[], tuple[Tensor, Metrics]]) -> Direction:
+    displacement, metrics = climb()
     metrics["perturbation_norm"] = torch.linalg.vector_norm(displacement)
-    with oracle.moved(displacement) as there:
+    with oracle.path() as there:
+        there.advance(displacement)
+        del displacement  # (P,) for what the solver inside needs
         inner = wrapper.inner.direction(there)
     named = {f"{wrapper.name}/{key}": value for key, value in metrics.items()}
     return replace(inner, metrics={**inner.metrics, **named})
@@ -175,6 +183,10 @@ class SAGEAscent(Ascent):
         scale: ``weight_norm``, or ``none``: without the factor ||W||_F.
         polar: ``newton_schulz``: five quintic steps, singular values in about [0.68, 1.20]; ``exact``: SVD.
         polar_dtype: precision of the polar factor; default: that of the gradient.
+        compile: run ``newton_schulz`` through ``torch.compile``.
+
+    Raises:
+        UsageError: ``compile`` with ``polar="exact"``.
     """
 
     def __init__(
@@ -183,30 +195,48 @@ class SAGEAscent(Ascent):
         scale: Scale = "weight_norm",
         polar: Polar = "newton_schulz",
         polar_dtype: PolarDtype | None = None,
+        compile: bool = False,
     ) -> None:
+        if compile and polar == "exact":
+            raise UsageError("compile: allowed only with 'polar: newton_schulz', found 'exact'")
         self.rho = rho
         self.scale = scale
         self.polar: Polar = polar
         self.polar_dtype = polar_dtype
+        self.compile = compile
 
     def __call__(self, oracle: Oracle) -> tuple[Tensor, Metrics]:
-        space, gradient = oracle.space, oracle.mean_gradient()
-        views = space.views(gradient)
-        norms = torch.stack(torch._foreach_norm(views))
-        matrices = [view for view in views if view.dim() >= 2]
-        dtype = getattr(torch, self.polar_dtype) if self.polar_dtype else None
-        factors = polar_factors([matrix.flatten(1) for matrix in matrices], method=self.polar, dtype=dtype)
-        for matrix, factor in zip(matrices, factors, strict=True):
-            matrix.copy_(factor.view(matrix.shape))
-        is_matrix = torch.tensor([view.dim() >= 2 for view in views], device=norms.device)
-        stretch = torch.where(is_matrix, self._lengths(space, norms), self.rho / norms.clamp_min(TINY))
-        torch._foreach_mul_(views, list((stretch * (norms >= TINY)).unbind()))
+        gradient = oracle.mean_gradient()
+        pairs = list(zip(oracle.space.views(gradient), oracle.space.parameters, strict=True))
+        vectors = [view for view, _ in pairs if view.dim() < 2]
+        if vectors:
+            norms = _norms(vectors)
+            _multiply_(vectors, self.rho / norms.clamp_min(TINY), norms)
+        matrices = [(view, parameter.detach()) for view, parameter in pairs if view.dim() >= 2]
+        if matrices:
+            self._to_polar_(*map(list, zip(*matrices, strict=True)))
         return gradient, {}
 
-    def _lengths(self, space: ParameterSpace, norms: Tensor) -> Tensor:
-        if self.scale == "none":
-            return torch.full_like(norms, self.rho)
-        return self.rho * torch.stack(torch._foreach_norm([p.detach() for p in space.parameters])).to(norms)
+    def _to_polar_(self, gradients: list[Tensor], weights: list[Tensor]) -> None:
+        """Each gradient of two or more dimensions becomes the displacement of its weight."""
+        dtype = getattr(torch, self.polar_dtype) if self.polar_dtype else None
+        norms = _norms(gradients)
+        factors = polar_factors(
+            [gradient.flatten(1) for gradient in gradients], self.polar, dtype=dtype, compile=self.compile
+        )
+        for gradient, factor in zip(gradients, factors, strict=True):
+            gradient.copy_(factor.view(gradient.shape))
+        stretch = torch.ones_like(norms) if self.scale == "none" else _norms(weights).to(norms)
+        _multiply_(gradients, self.rho * stretch, norms)
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(tensors))
+
+
+def _multiply_(gradients: list[Tensor], factors: Tensor, norms: Tensor) -> None:
+    """Multiply each gradient, in place, by its factor, or by 0 where it had no norm to speak of."""
+    torch._foreach_mul_(gradients, list((factors * (norms >= TINY)).unbind()))
 
 
 def variance_weights(losses: Tensor, lambda_: float) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import Unpack
@@ -18,6 +21,7 @@ from ..core.report import Direction
 from ..core.solver import Common, Solver, Wrapper
 
 Against = Literal["original", "adjusted"]
+Matrix = NDArray[np.float64]
 
 
 def equilibrate(
@@ -42,7 +46,7 @@ def equilibrate(
         out: (K, P) memory of the result, not that of ``rows``; default: new.
 
     Returns:
-        (K, P) refined gradients; ``rows`` are not changed.
+        (K, P) refined gradients; NaN where one of ``rows``, which are not changed, is not finite.
 
     Raises:
         UsageError: rows that are no matrix, or another ``against``.
@@ -51,38 +55,39 @@ def equilibrate(
         raise UsageError(f"rows must be (K, P), found the shape {tuple(rows.shape)}")
     if against not in ("original", "adjusted"):
         raise UsageError(unknown_name("against", against, ("original", "adjusted")))
-    n_sources = len(rows)
-    identity = torch.eye(n_sources, dtype=torch.float64)
-    center = identity - 1 / n_sources
-    out = combinations(center, rows, out)  # the s_k, whose digits a Gramian of the rows would lose
-    gramian = inner_products(out).to("cpu", torch.float64)
+    identity = np.eye(len(rows))
+    center = identity - 1 / len(rows)
+    out = combinations(torch.from_numpy(center), rows, out)  # the s_k: a Gramian of the rows loses digits
+    gramian = inner_products(out).to("cpu", torch.float64).numpy()
+    if not np.isfinite(gramian).all():
+        return out.fill_(torch.nan)
     mixing = _adjust(gramian, alpha, against)
     weights = _reweigh(mixing @ gramian @ mixing.T, steps)
     refine = identity - weights[:, None] * (mixing @ center)
-    return combinations(refine, rows, out)
+    return combinations(torch.from_numpy(refine), rows, out)
 
 
-def _adjust(gramian: Tensor, alpha: float, against: Against) -> Tensor:
+def _adjust(gramian: Matrix, alpha: float, against: Against) -> Matrix:
     """(K, K) coefficients of the adjusted s_i in terms of the original ones."""
-    adjusted = torch.eye(len(gramian), dtype=gramian.dtype)
-    original = adjusted.clone()
-    for i in range(len(gramian)):
-        for j in range(len(gramian)):
-            other = original[j] if against == "original" else adjusted[j]
-            inner = adjusted[i] @ gramian @ other
-            square, own = other @ gramian @ other, adjusted[i] @ gramian @ adjusted[i]
-            if i != j and inner > alpha * (square.clamp_min(0) * own.clamp_min(0)).sqrt() and square > 0:
-                adjusted[i] -= inner / square * other
+    original = np.eye(len(gramian))
+    adjusted: Matrix = original.copy()
+    for i, own in enumerate(adjusted):
+        for j, other in enumerate(original if against == "original" else adjusted):
+            products = gramian @ other
+            inner, square = own @ products, other @ products
+            length = max(own @ gramian @ own, 0.0)
+            if i != j and square > 0 and inner > alpha * math.sqrt(square * length):
+                own -= inner / square * other
     return adjusted
 
 
-def _reweigh(gramian: Tensor, steps: int) -> Tensor:
+def _reweigh(gramian: Matrix, steps: int) -> Matrix:
     """(K,) weights in [0, 1] that make the weighted sum short."""
-    weights = torch.ones(len(gramian), dtype=gramian.dtype)
-    largest = torch.linalg.eigvalsh(gramian)[-1]
+    weights: Matrix = np.ones(len(gramian))
+    largest = np.linalg.eigvalsh(gramian)[-1]
     if largest > 0:
         for _ in range(steps):
-            weights = (weights - gramian @ weights / largest).clamp(0, 1)
+            weights = np.clip(weights - gramian @ weights / largest, 0, 1)
     return weights
 
 
@@ -145,7 +150,7 @@ class GradientEquilibrium(Wrapper):
         order = torch.randperm(len(inner.weights), generator=self.generator, device=self.generator.device)
         rows = refined.jacobian().rows
         rows.mul_(len(rows) * inner.weights.to(rows)[:, None])  # nobody else looks at the refined rows
-        mean = torch.mean(rows, dim=0, out=oracle.vector())
+        mean = refined.mean_gradient()
         return replace(inner, vector=mean, sequence=[rows[k] for k in order.tolist()])
 
 

@@ -118,6 +118,6 @@ class _References(list[Any]):
 
 def _quality(oracle: Oracle) -> tuple[float, float]:
     """Minimum pairwise cosine and mean loss."""
-    cosine = oracle.jacobian().cosine()
+    cosine = oracle.cosine()
     rows, columns = torch.triu_indices(len(cosine), len(cosine), offset=1)
     return float(cosine[rows, columns].min()), float(oracle.losses().mean())

@@ -11,7 +11,7 @@ from ..core.report import Direction
 
 def disagreement(oracle: Oracle, gamma: float, name: str) -> dict[str, Tensor]:
     """``<name>/cosine``: mean pairwise cosine S of the gradients; ``<name>/noise_std``: gamma (1 - S)."""
-    cosine = oracle.jacobian().mean_cosine()
+    cosine = oracle.mean_cosine()
     return {f"{name}/cosine": cosine, f"{name}/noise_std": gamma * (1 - cosine)}
 
 

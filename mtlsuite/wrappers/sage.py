@@ -37,6 +37,10 @@ class SAGE(Ascending):
             multi-task code).
         polar: ``newton_schulz``: five quintic steps, singular values in about [0.68, 1.20]; ``exact``: SVD.
         polar_dtype: precision of the polar factor; default: that of the gradient.
+        compile: run ``newton_schulz`` through ``torch.compile``, where that works here.
+
+    Raises:
+        UsageError: ``compile`` with ``polar="exact"``.
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class SAGE(Ascending):
         scale: Scale = "weight_norm",
         polar: Polar = "newton_schulz",
         polar_dtype: PolarDtype | None = None,
+        compile: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(inner, SAGEAscent(rho, scale, polar, polar_dtype), **common)
+        super().__init__(inner, SAGEAscent(rho, scale, polar, polar_dtype, compile), **common)
         self.gamma = gamma
 
     def direction(self, oracle: Oracle) -> Direction:

@@ -27,8 +27,8 @@ class Masked:
         valid = ~target.isnan()
         return (prediction[valid] - target[valid]).square().sum() / valid.sum()
 
-    def present(self, target: Tensor) -> Tensor:
-        return (~target.isnan()).any()
+    def count(self, target: Tensor) -> Tensor:
+        return (~target.isnan()).sum()
 
 
 def task_objective(

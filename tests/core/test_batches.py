@@ -229,3 +229,75 @@ def test_a_nan_names_its_domain() -> None:
         objective = mtl.DomainObjective(model, batches, mse, ["photo", "art", "sketch", "toon"], graph)
         with pytest.raises(mtl.NonFiniteError, match="'sketch'"):
             mtl.SAGE(mtl.Equal()).step(objective, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("tracks", [True, False])
+def test_auto_is_joint_where_the_statistics_are_those_of_the_batch(tracks: bool) -> None:
+    """Also in evaluation mode, where there are no running ones; all solvers then see the same losses."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=tracks)).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(5, 4, dtype=torch.float64, generator=generator) + d, None) for d in range(2)]
+    batches = [(inputs, inputs[:, :3]) for inputs, _ in batches]
+    objective = mtl.DomainObjective(model, batches, mse)
+    first, second = mtl.Oracle(objective), mtl.Oracle(objective)
+    second.jacobian()
+    torch.testing.assert_close(first.losses(), second.losses(), rtol=1e-12, atol=0)
+    assert len(objective.graphs) == (2 if tracks else 1)
+
+
+class Picky(nn.Module):
+    """Takes mappings or tuples, and looks at more than samples in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3, dtype=torch.float64)
+
+    def forward(self, inputs: dict | tuple) -> Tensor:
+        found = self.layer(inputs["x"] if isinstance(inputs, dict) else inputs[0])
+        return found @ inputs[1].T if isinstance(inputs, tuple) and len(inputs) == 2 else found
+
+
+CONTEXT = torch.arange(6, dtype=torch.float64).view(2, 3)
+NOT_TO_BE_JOINED = {
+    "text": lambda d, x: {"x": x, "domain": f"domain {d}"},
+    "number": lambda d, x: {"x": x, "domain": d},
+    "none": lambda d, x: {"x": x, "mask": None},  # noqa: ARG005
+    "none in some": lambda d, x: {"x": x, "mask": x if d else None},
+    "other keys": lambda d, x: {"x": x, f"only {d}": x},
+    "other lengths": lambda d, x: (x,) * (3 + d),
+    "other dtypes": lambda d, x: (x, x, x.float() if d else x),
+    "no samples": lambda d, x: (x, CONTEXT),  # noqa: ARG005
+    "scalar": lambda d, x: {"x": x, "temperature": torch.tensor(1.0 + d)},
+}
+
+
+@pytest.mark.parametrize("name", NOT_TO_BE_JOINED)
+def test_auto_joins_only_minibatches_of_samples(name: str) -> None:
+    model = seeded(Picky)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(5, 4, dtype=torch.float64, generator=generator) for _ in range(3)]
+    batches = [(NOT_TO_BE_JOINED[name](d, x), torch.zeros(5)) for d, x in enumerate(inputs)]
+    objective = mtl.DomainObjective(model, batches, lambda p, _: p.square().mean())
+    expected = [model(x).square().mean() for x, _ in batches]
+    assert objective.joint is None
+    torch.testing.assert_close(mtl.Oracle(objective).losses(), torch.stack(expected).detach())
+
+
+@pytest.mark.parametrize("predict", [lambda x: x.sum(), lambda x: x.flatten(), lambda x: {"y": x, "z": None}])
+def test_predictions_of_a_joint_graph_that_cannot_be_split(predict) -> None:
+    model = seeded(One)
+    model.forward = lambda x, forward=model.forward: predict(forward(x))
+    with pytest.raises(mtl.UsageError, match=r"a prediction for each of their .* graph='separate'"):
+        mtl.Oracle(domain_objective(model)).losses()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [["a", "b", "c"], "text", 3, [{"boxes": torch.zeros(n, 4)} for n in (0, 2, 1)]],
+    ids=["texts", "text", "number", "boxes"],
+)
+def test_targets_of_any_form_are_there(target: object) -> None:
+    """Their first part may be empty, or hold no samples at all."""
+    inputs = torch.ones(3, 4, dtype=torch.float64)
+    objective = mtl.DomainObjective(seeded(Picky), [({"x": inputs}, target)] * 2, lambda p, _: p.mean())
+    assert (objective.counts, objective.absent) == ([3, 3], frozenset())

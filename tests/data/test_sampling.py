@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, Dataset
 
 from mtlsuite.core.errors import UsageError
+from mtlsuite.core.ranks import Ranks
 from mtlsuite.data.base import Sample, TensorSplit
 from mtlsuite.data.sampling import BatchStream, derived_seed, gather, pooled, to_device
 
@@ -135,3 +136,47 @@ def test_a_derived_seed_depends_on_every_part_and_not_on_the_process() -> None:
     # Python's own hash of text differs between processes; this one is fixed for ever, by SHA-256 and repr.
     digest = hashlib.sha256(b"(0, 'train/0', 1)").hexdigest()
     assert derived_seed(0, "train/0", 1) == int(digest[:16], 16) // 2
+
+
+class Ranked(Ranks):
+    """One rank of several, without the others."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self._place = rank, size
+
+    @property
+    def rank(self) -> int:
+        return self._place[0]
+
+    @property
+    def size(self) -> int:
+        return self._place[1]
+
+
+class Noisy(TensorSplit):
+    """Augmentation adds a draw."""
+
+    def augmented(self, index: int, generator: torch.Generator) -> Sample:
+        inputs, targets = self[index]
+        return inputs + torch.rand(1, generator=generator), targets
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("replacement", [False, True])
+def test_ranks_hold_together_the_batch_of_one_process(size: int, replacement: bool) -> None:
+    plain = numbers(11)
+    split = Noisy(plain.inputs, plain.targets)
+    options = {"replacement": replacement, "augment": True}
+    whole = BatchStream(split, 4, 3, "a", **options)
+    parts = [BatchStream(split, 4, 3, "a", **options, ranks=Ranked(rank, size)) for rank in range(size)]
+    assert whole.smallest == (4 if replacement else 3)
+    for step in range(7):
+        inputs, targets = whole.batch(step)
+        for rank, part in enumerate(parts):
+            assert part.steps_per_epoch == whole.steps_per_epoch
+            share = part.batch(step)
+            if rank >= len(inputs):
+                assert share is None
+                continue
+            assert torch.equal(share[0], inputs[rank::size])
+            assert torch.equal(share[1]["y"], targets["y"][rank::size])

@@ -71,3 +71,11 @@ def test_colour_images_too() -> None:
     images = torch.rand(6, 3, 12, 10, generator=torch.Generator().manual_seed(0))
     for view in random_views(3, 2, 0):
         assert view(images).shape == images.shape
+
+
+def test_a_share_of_the_batch_has_its_share_of_the_views(digits: Tensor) -> None:
+    whole = [view(digits) for view in random_views(2, 2, 0)]
+    for rank in range(3):
+        share = random_views(2, 2, 0, range(rank, len(digits), 3))
+        for view, expected in zip(share, whole, strict=True):
+            assert torch.equal(view(digits[rank::3]), expected[rank::3])

@@ -142,7 +142,7 @@ def test_evaluations_leave_the_training_alone(tmp_path: Path, cache: Path) -> No
     states = [torch.load(run_folder(tmp_path / name, "nash") / CHECKPOINT) for name in ("often", "once")]
     for key, tensor in states[0]["model"].items():
         assert torch.equal(tensor, states[1]["model"][key]), key
-    assert torch.equal(states[0]["rng"]["cpu"], states[1]["rng"]["cpu"])
+    assert torch.equal(states[0]["rng"][0]["cpu"], states[1]["rng"][0]["cpu"])
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import yaml
 
 from mtlsuite import cli
 from mtlsuite.core import registry
-from mtlsuite.experiments import files, runner
+from mtlsuite.experiments import files, runner, trainer
 
 QUICK = {"threads": 1, "device": "cpu"}
 DIGITS = {
@@ -100,6 +100,18 @@ def without_report(patch: pytest.MonkeyPatch) -> None:
     """Tables and figures take longer than these runs."""
     patch.setattr(runner, "write_report", lambda *_: [])
     patch.setattr(runner, "print_report", lambda *_: None)
+
+
+def interrupted_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """The first training that comes to its step number ``steps`` + 1 meets a Ctrl-C there."""
+    original = trainer._Session.advance
+
+    def advance(session: Any, *others: Any) -> Any:
+        if session.step == steps:
+            raise KeyboardInterrupt
+        return original(session, *others)
+
+    patch.setattr(trainer._Session, "advance", advance)
 
 
 def with_own_registry(patch: pytest.MonkeyPatch, without: str = "") -> None:

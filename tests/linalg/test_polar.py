@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+
 import pytest
 import torch
+import torchvision
 from torch import Tensor
 
 from mtlsuite.core.errors import UsageError
 from mtlsuite.linalg import polar, polar_factor, polar_factors
+from mtlsuite.models import SegNet
 
 SHAPES = [
     (6, 6),
@@ -153,6 +158,84 @@ def test_many_at_once_run_as_one_batch_a_shape(monkeypatch: pytest.MonkeyPatch) 
     assert sorted(batches) == [(1, 5, 5), (3, 4, 9)]
 
 
+@pytest.mark.parametrize(
+    ("model", "n_shapes"),
+    [
+        pytest.param(torchvision.models.resnet18, 12, id="resnet18"),
+        pytest.param(lambda: SegNet({"segmentation": 13, "depth": 1, "normals": 3}), 14, id="segnet"),
+    ],
+)
+def test_real_layers_are_batched_and_take_the_cheaper_side(model, n_shapes, monkeypatch) -> None:
+    """Flops by hand: with n <= 1.5 m the iteration on the matrix costs less, else that on the Gram matrix."""
+    batches, on_gram_side = [], []
+    iterate = polar._newton_schulz
+    monkeypatch.setattr(polar, "_newton_schulz", lambda w, s: batches.append(w.shape) or iterate(w, s))
+    monkeypatch.setattr(polar, "_gram_side", lambda w, _: on_gram_side.append(w.shape) or w)
+    with torch.device("meta"):
+        shapes = [p.flatten(1).shape for p in model().parameters() if p.dim() >= 2]
+    matrices = [torch.zeros(shape) for shape in shapes]
+    factors = polar_factors(matrices)
+    assert [f.shape for f in factors] == [m.shape for m in matrices]
+    assert len(batches) == len(set(batches)) == n_shapes
+    assert sum(shape[0] for shape in batches) == len(matrices)
+    cost = lambda m, n, steps=5: (  # noqa: E731
+        steps * (4 * m * m * n + 2 * m**3),
+        4 * m * m * n + (8 * steps - 6) * m**3,
+    )
+    assert on_gram_side == [shape for shape in batches if cost(*shape[1:])[1] < cost(*shape[1:])[0]]
+
+
+def test_millions_of_float32_entries_are_summed_without_loss() -> None:
+    unit = polar._to_unit_(sample(2, 512, 4608, dtype=torch.float32))
+    assert unit.double().norm(dim=(1, 2)).sub(1).abs().max() < 5e-7
+
+
+def test_an_empty_matrix_is_its_own_factor() -> None:
+    assert polar_factor(torch.empty(0, 4)).shape == (0, 4)
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    """Nothing is compiled yet, as in a new process."""
+    polar._compiled.cache_clear()
+    yield
+    polar._compiled.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_is_the_same_to_rounding(dtype: torch.dtype) -> None:
+    shapes = [(4, 9), (9, 4), (5, 5), (1, 7), (64, 576), (40, 50), (64, 576), (2, 4, 9)]
+    matrices = [sample(*shape, seed=seed, dtype=dtype) for seed, shape in enumerate(shapes)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch.compile does not work here")
+        compiled = polar_factors(matrices, compile=True)
+    assert polar._compiled("cpu") is not polar._newton_schulz
+    for found, expected in zip(compiled, polar_factors(matrices), strict=True):
+        assert torch.allclose(found, expected, atol={torch.float32: 1e-5, torch.float64: 1e-13}[dtype])
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise RuntimeError("\nno C++ compiler found")
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("compile_", [refuse, lambda *_, **__: refuse], ids=["at once", "at the first call"])
+def test_where_nothing_can_be_compiled_one_warning_says_so(compile_, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "compile", compile_)
+    matrix = sample(4, 9)
+    with pytest.warns(
+        UserWarning, match=r"torch.compile does not work here on cpu \(no C\+\+ compiler found\)"
+    ):
+        first = polar_factor(matrix, compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = polar_factor(matrix, compile=True)
+    assert torch.equal(first, polar_factor(matrix))
+    assert torch.equal(second, first)
+
+
 def test_the_result_has_the_dtype_of_the_matrix_and_the_matrix_stays() -> None:
     matrix = sample(4, 8, dtype=torch.float32)
     before = matrix.clone()
@@ -177,6 +260,7 @@ def test_autocast_does_not_lower_the_precision() -> None:
         ({"matrix": torch.ones(4)}, r"\(4,\)"),
         ({"matrix": torch.eye(4).long()}, "int64"),
         ({"dtype": torch.int32}, "int32"),
+        ({"method": "exact", "compile": True}, "compile=True is for .*'newton_schulz'"),
     ],
 )
 def test_bad_arguments_are_usage_errors(arguments: dict[str, object], message: str) -> None:
@@ -186,3 +270,9 @@ def test_bad_arguments_are_usage_errors(arguments: dict[str, object], message: s
         polar_factor(matrix, **options)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=message):
         polar_factors([matrix], **options)  # type: ignore[list-item, arg-type]
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 7), (2, 3, 3)])
+def test_newton_schulz_can_be_differentiated(shape: tuple[int, ...]) -> None:
+    matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(polar_factor, matrix.requires_grad_())

@@ -106,3 +106,21 @@ def test_the_number_of_classes_comes_from_the_context() -> None:
 def test_bad_tensors_are_usage_errors(prediction: torch.Tensor, target: torch.Tensor, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Segmentation(3).update(prediction, target)
+
+
+def test_labels_are_looked_at_again_once_they_changed() -> None:
+    labels = torch.zeros(1, 2, 2, dtype=torch.long)
+    scores = torch.zeros(1, 3, 2, 2)
+    for _ in range(2):
+        Segmentation.loss(scores, labels)
+    labels[0, 0, 0] = 3
+    with pytest.raises(UsageError, match="labels from 0 to 3"):
+        Segmentation.loss(scores, labels)
+    labels[0, 0, 0] = 2
+    Segmentation.loss(scores, labels)
+    with pytest.raises(
+        UsageError, match="labels from 0 to 2, allowed are -1 to 1"
+    ):  # of another number of classes
+        Segmentation.loss(scores[:, :2], labels)
+    with torch.inference_mode():
+        Segmentation.loss(scores, labels.clone())

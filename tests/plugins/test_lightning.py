@@ -53,7 +53,7 @@ class Net(SolverMixin, lightning.LightningModule):
         self.net = seeded(One, dtype=torch.float32)
 
     def objective(self, batch: Any) -> mtl.Objective:
-        return mtl.DomainObjective(self.net, batch, mse, names=["a", "b", "c"])
+        return mtl.DomainObjective(self.net, batch, mse, names=["a", "b", "c"], graph="separate")
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), self.lr, momentum=0.9)
@@ -115,7 +115,7 @@ def by_hand(spec: Any, epochs: int = 1, autocast: bool = False) -> nn.Module:
             return [mse(net(x), y) for x, y in batch]
 
     for batch in BATCHES * epochs:
-        domains = mtl.DomainObjective(net, batch, mse)
+        domains = mtl.DomainObjective(net, batch, mse, graph="separate")
         plain = mtl.Objective(
             lambda batch=batch: losses(batch),
             net.parameters(),

@@ -186,6 +186,21 @@ def test_the_solvers_weights_are_its_own() -> None:
     torch.testing.assert_close(direction_of(solver, rows)[0], first)
 
 
+@pytest.mark.parametrize("solve", ["host", "device"])
+def test_goes_on_from_a_state_of_an_earlier_version(solve: str) -> None:
+    """It listed the sources whose weights were ever solved for, and the weights stay those of the state."""
+    solver = mtl.NashMTL(update_weights_every=2)
+    first, report = direction_of(solver, random_rows(0, 3))
+    state = solver.state_dict()
+    state["attributes"]["solved"] = state["attributes"]["solved"].tolist()
+    resumed = mtl.NashMTL(update_weights_every=2, solve=solve)
+    resumed.load_state_dict(state)
+    found, second = direction_of(resumed, random_rows(0, 3))
+    torch.testing.assert_close((found, second.weights), (first, report.weights))
+    direction_of(resumed, random_rows(1, 3))
+    assert resumed.state_dict()["attributes"]["solved"].tolist() == [True] * 3
+
+
 @pytest.mark.parametrize("options", [{"update_weights_every": 0}, {"max_norm": -1.0}, {"n_sources": 2.5}])
 def test_bad_options(options: dict) -> None:
     with pytest.raises(mtl.UsageError, match=next(iter(options))):

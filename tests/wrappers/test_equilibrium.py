@@ -127,3 +127,22 @@ def test_bad_options():
         equilibrate(torch.ones(3, 2), against="both")
     with pytest.raises(mtl.UsageError, match="alpha"):
         mtl.GradientEquilibrium(mtl.Equal(), alpha=1.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_told_or_skipped(value):
+    theta = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.SGD([theta], lr=0.1)
+
+    def bad():
+        loss = theta.sum()
+        loss.register_hook(lambda gradient: gradient * value)
+        return loss
+
+    objective = mtl.Objective(lambda: [theta.mean(), bad()], shared=[theta], names=["good", "bad"])
+    spec = {"base": "equal", "wrap": ["gradient_equilibrium"]}
+    with pytest.raises(mtl.NonFiniteError, match="the gradient of source 'bad' is not finite"):
+        mtl.build_solver(spec).step(objective, optimizer)
+    report = mtl.build_solver({**spec, "on_nonfinite": "skip"}).step(objective, optimizer)
+    assert report.metrics == {"gradient_equilibrium/skipped": 1.0}
+    assert theta.tolist() == [0.0, 0.0]

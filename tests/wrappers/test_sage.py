@@ -19,8 +19,11 @@ from problems import (
 )
 from reference import Equal, Famo, Nash, Sage, Sam, flat, gradient, train
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mtlsuite as mtl
+from mtlsuite.core.oracle import Oracle
+from mtlsuite.wrappers import ascent
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -260,11 +263,13 @@ def test_costs_on_one_graph(passes, make, expected: tuple[int, int]) -> None:
     assert passes.counts == expected
 
 
-def test_costs_two_small_passes_a_domain(passes) -> None:
+@pytest.mark.parametrize(("graph", "second"), [("auto", [18]), ("separate", [4, 6, 5, 3])])
+def test_costs_a_small_pass_a_domain_and_one_of_all(passes, graph: str, second: list[int]) -> None:
     model = passes.watch(seeded(One))
-    mtl.SAGE(mtl.Equal()).step(domain_objective(model), torch.optim.SGD(model.parameters(), lr=0.1))
-    assert passes.counts == (8, 8)
-    assert passes.sizes == [4, 6, 5, 3] * 2
+    objective = domain_objective(model, graph=graph)
+    mtl.SAGE(mtl.Equal()).step(objective, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert passes.sizes == [4, 6, 5, 3, *second]
+    assert passes.backwards == passes.forwards
 
 
 @pytest.mark.parametrize("polar_dtype", ["float32", "bfloat16"])
@@ -277,6 +282,52 @@ def test_polar_dtype_is_only_that_of_the_iteration(polar_dtype: str) -> None:
     assert rough.dtype == torch.float64
     assert not torch.equal(rough, exact)
     torch.testing.assert_close(rough, exact, rtol=0, atol={"float32": 1e-5, "bfloat16": 0.2}[polar_dtype])
+
+
+@pytest.mark.parametrize("scale", ["weight_norm", "none"])
+def test_the_ascent_never_waits_for_the_device(scale: str) -> None:
+    """Nothing is copied from the host or read back, both of which synchronise a GPU."""
+    called: set[str] = set()
+
+    class Recorded(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.add(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    oracle = Oracle(task_objective(seeded(Heads)))
+    oracle.mean_gradient()
+    climb = ascent.SAGEAscent(scale=scale)
+    with Recorded():
+        climb(oracle)
+    assert "baddbmm" in called
+    assert not called & {"lift_fresh", "_local_scalar_dense", "nonzero", "is_nonzero", "equal"}
+
+
+@pytest.mark.slow
+def test_compiled_is_the_same_to_rounding() -> None:
+    model = seeded(Heads)
+    plain, compiled = (
+        direction_of(mtl.SAGE(mtl.Equal(), gamma=0.0, compile=c), model, task_objective(model))
+        for c in (False, True)
+    )
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-12)
+
+
+def test_compile_reaches_the_polar_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    factors = ascent.polar_factors
+    monkeypatch.setattr(
+        ascent, "polar_factors", lambda m, *a, compile, **k: asked.append(compile) or factors(m, *a, **k)
+    )
+    model = seeded(Heads)
+    for compile_ in (True, False):
+        direction_of(mtl.SAGE(mtl.Equal(), gamma=0.0, compile=compile_), model, task_objective(model))
+    assert asked == [True, False]
+
+
+def test_compile_is_not_for_the_exact_factor() -> None:
+    with pytest.raises(mtl.UsageError, match="compile: allowed only with 'polar: newton_schulz'"):
+        mtl.SAGE(mtl.Equal(), polar="exact", compile=True)
 
 
 @pytest.mark.parametrize(

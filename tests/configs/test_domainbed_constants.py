@@ -110,7 +110,13 @@ def protocol(folder: str, file: str) -> dict[str, Any]:
             "weight_decay": 1e-6 if net else 1e-4,
         },
         "train": {"steps": 15000 if net else 5000, "batch_size": 32, "replacement": True},
-        "evaluation": {"every": every, "batch_size": 128, "both_splits": True, "select": "best"},
+        "evaluation": {
+            "every": every,
+            "batch_size": 128,
+            "both_splits": True,
+            "select": "best",
+            "baseline": "published",
+        },
     }
     if file == "arithmetic":
         settings["data"]["protocol"] = "domainbed"
@@ -202,7 +208,7 @@ def test_every_constant_of_single_domains(folder: str) -> None:
         "model": {"name": "resnet18", "weights": "IMAGENET1K_V1", "normalize": True},
         "optimizer": {"name": "SGD", "lr": 5e-4, "momentum": 0.9},
         "train": {"epochs": 5 if folder == "domainnet" else 30, "batch_size": 10},
-        "evaluation": {"every": 1, "batch_size": 128, "select": "best"},
+        "evaluation": {"every": 1, "batch_size": 128, "select": "best", "baseline": "published"},
     }
     views = {
         "Gradient averaging": {"base": "equal"},
@@ -302,7 +308,12 @@ def test_a_config_trains_and_prints_the_tables_with_and_without_swad(
     shown = " ".join(capsys.readouterr().out.split())
     assert label in shown
     assert "pacs, training-domain validation" in shown
-    assert "pacs, test-domain validation (oracle)" in shown
+    assert "pacs, test-domain validation (oracle), last checkpoint" in shown
+    assert "pacs, as SWAD's code prints it" in shown
+    assert f"{label} + SWAD" in shown
+    assert "Arithmetic \N{DAGGER}" not in shown, "only an average over data sets is known"
+    assert "SWAD \N{DAGGER}" in shown
+    assert "Not comparable with the quoted rows: model.name convnet instead of resnet50" in shown
     [plain], [swad] = collect(Path("out/plain")), collect(Path("out/swad"))
     assert [record["step"] for record in plain.records] == [0, 2, 4, 6]
     assert "raw_metrics" not in plain.records[-1]
@@ -316,6 +327,8 @@ def test_single_domains_are_tested_on_all_others(tree: Path, capsys: pytest.Capt
     assert run("single_domain/pacs", *settings) == 0, capsys.readouterr().err
     shown = " ".join(capsys.readouterr().out.split())
     assert "the evaluation of each run that is best on validation data, on each held-out domain" in shown
+    assert "pacs, one training domain, validated on it: accuracy by training domain" in shown
+    assert "Gradient equilibrium \N{DAGGER}" in shown
     results = [
         result for name in ("views", "randaugment", "baseline") for result in collect(Path("out", name))
     ]

@@ -29,11 +29,11 @@ from bargaining_figures import draw
 from bargaining_results import Result, judged, results_csv, tables, verdict
 from bargaining_ways import OURS, Way, answer, ways
 from measure import interleaved, machine, median_ratio
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from mtlsuite.experiments.files import atomic_write
+from mtlsuite.experiments.report import report_console
 from mtlsuite.experiments.style import save, styled
 from mtlsuite.experiments.tables import to_markdown, to_rich
 
@@ -118,7 +118,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write everything; the exit status."""
-    console = Console()
+    console = report_console()
     options = arguments(argv)
     chosen = list(cases(options))
     results: list[Result] = []

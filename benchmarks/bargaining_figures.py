@@ -26,7 +26,7 @@ def draw(results: Sequence[Result]) -> Figure:
         _draw_speed(ax, name, [r for r in grid if r.way == name])
     panels[0].set_ylabel("time / time of ours")
     handles, labels = panels[0].get_legend_handles_labels()
-    above.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    above.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     sizes = sorted({r.case.k for r in grid})
     largest = [sizes[0], sizes[len(sizes) // 2], sizes[-1]]
     panels = below.subplots(1, len(largest), sharey=True)

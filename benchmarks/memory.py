@@ -26,6 +26,7 @@ from step_cases import N_CLASSES, Problem, domain_problem
 
 import mtlsuite as mtl
 from mtlsuite.experiments.files import atomic_write
+from mtlsuite.experiments.report import report_console
 from mtlsuite.experiments.tables import Cell, Column, Row, Table, to_csv, to_markdown, to_rich
 from mtlsuite.models.backbones import ResNet18
 
@@ -133,7 +134,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write everything; the exit status."""
-    console = Console()
+    console = report_console()
     options = arguments(argv)
     specs = available(options.methods, console)
     tables, lines = [], []

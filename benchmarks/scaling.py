@@ -35,6 +35,7 @@ from scaling_figures import draw
 import mtlsuite as mtl
 from mtlsuite.core.errors import unknown_name
 from mtlsuite.experiments.files import atomic_write
+from mtlsuite.experiments.report import report_console
 from mtlsuite.experiments.style import save, styled
 from mtlsuite.experiments.tables import Cell, Column, Row, Table, to_markdown, to_rich
 
@@ -183,7 +184,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write everything; the exit status."""
-    console = Console()
+    console = report_console()
     options = arguments(argv)
     for name in options.methods:
         if name not in METHODS:

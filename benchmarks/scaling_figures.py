@@ -29,7 +29,9 @@ def draw(samples: Sequence[Sample]) -> Figure:
         _draw(panels[1, column], chosen, lambda sample: sample.peak / 1e6)
         panels[1, column].set_xlabel(LABELS[axis])
         values = sorted({sample.value for sample in chosen})
-        panels[1, column].set_xticks(values, [f"{value:.3g}" for value in values], rotation=45)
+        panels[1, column].set_xticks(
+            values, [f"{value:,}" if value < 1e5 else f"{value:g}" for value in values], rotation=45
+        )
         panels[1, column].minorticks_off()
     panels[0, 0].set_ylabel("seconds of a step")
     panels[1, 0].set_ylabel("peak memory of a step (MB)")

@@ -31,7 +31,7 @@ class Problem:
         joint: () -> the K losses by one forward of the whole batch.
         source: k -> loss of source k by a forward of what it needs alone.
         n_sources: K.
-        separate: whether the sources have graphs of their own in our step.
+        separate: whether the gradients of single sources have graphs of their own in our step.
         shared: parameters that every source can reach.
         specific: parameters of each source alone; empty where all are shared.
         heads: the modules that own them.
@@ -107,10 +107,9 @@ def domain_problem(
         images, labels = minibatches[k]
         return criterion(model(images), labels)
 
-    graph = "separate" if separate else "joint"
     return Problem(
         model,
-        lambda: mtl.DomainObjective(model, minibatches, criterion, graph=graph),  # type: ignore[arg-type]
+        lambda: mtl.DomainObjective(model, minibatches, criterion),
         losses,
         source,
         len(minibatches),

@@ -42,6 +42,7 @@ from step_ways import METHODS, Way, erm, ways_of
 import mtlsuite as mtl
 from mtlsuite.core.errors import unknown_name
 from mtlsuite.experiments.files import atomic_write
+from mtlsuite.experiments.report import report_console
 from mtlsuite.experiments.style import styled
 from mtlsuite.experiments.tables import to_markdown, to_rich
 
@@ -196,7 +197,7 @@ def chosen(asked: Sequence[str] | None, what: str, known: Sequence[str], default
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write everything; the exit status."""
-    console = Console()
+    console = report_console()
     options = arguments(argv)
     try:
         cases = chosen(options.cases, "case", list(CASES), DEFAULT)

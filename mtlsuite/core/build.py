@@ -8,7 +8,7 @@ from typing import Any, get_args
 from .economy import Economy, JacobianDtype, Memory
 from .errors import UsageError, unknown_name
 from .registry import OF_THE_WHOLE, build
-from .solver import OnNonfinite, Solver
+from .solver import OnNonfinite, Solver, Wrapper
 
 KEYS = ("base", "wrap", *(key for key in OF_THE_WHOLE if key != "generator"))
 
@@ -56,8 +56,21 @@ def build_solver(
         _choice(spec, "memory", get_args(Memory)),
         _choice(spec, "jacobian_dtype", (None, *get_args(JacobianDtype))),
     )
+    _check_memory(solver)
     solver.reseed(_integer(spec.get("seed", seed or 0)))
     return solver
+
+
+def _check_memory(solver: Solver) -> None:
+    """Refuse low memory where a method needs all gradients at once."""
+    method: Solver | None = solver if solver.economy.memory == "low" else None
+    while method is not None:
+        if method.needs_rows:
+            raise UsageError(
+                f"found 'low', but {method.name} needs the gradients of all sources at once; allowed: fast",
+                ("memory",),
+            )
+        method = method.inner if isinstance(method, Wrapper) else None
 
 
 def _refuse_common(entry: Any) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .blockwise import blockwise_gramian
 from .economy import Economy
 from .errors import UsageError
 from .forwards import Forwards, Seen, check_differentiable
@@ -16,7 +17,7 @@ from .jacobian import Jacobian
 from .objective import Objective
 from .parameters import ParameterSpace
 from .pool import Pool
-from .products import cosines, inner_products, mean_of_pairs
+from .products import cosines, mean_of_pairs
 from .ranks import Ranks
 
 
@@ -155,22 +156,8 @@ class Oracle:
         return mean_of_pairs(self.cosine())
 
     def _blockwise_gramian(self, length: int) -> Tensor:
-        """Over the first ``length`` entries, with about P entries of memory."""
         self.losses()
-        space, n_sources = self.space, self.n_sources
-        blocks = space.blocks(length, -(-length // n_sources))
-        longest = max((block.n_entries for block in blocks), default=0)
-        buffer = self.pool.take(n_sources * longest, dtype=space.dtype, device=space.device)
-        gramian = torch.zeros(
-            n_sources, n_sources, dtype=torch.promote_types(space.dtype, torch.float32), device=space.device
-        )
-        for block in blocks:
-            rows = buffer[: n_sources * block.n_entries].view(n_sources, -1)
-            for first, losses in self._forwards.waiting():
-                for row, loss in zip(rows[first:], losses, strict=False):
-                    block.write(row, gradients(loss, block.parameters, keep_graph=True, unreached=True))
-            gramian += inner_products(self._ranks.sum_(rows))
-        return gramian
+        return blockwise_gramian(self._forwards, self.space, length, self.n_sources, self.pool, self._ranks)
 
     def pullback(self, weights: Tensor | Sequence[float]) -> Tensor:
         """(P,) sum_k w_k g_k here. The vector is the caller's, who may change it in place.

@@ -56,6 +56,7 @@ class Solver(abc.ABC):
     sequential: bool = False  # asks for several optimizer steps, so nothing can be done to its one direction
     # Whether its directions are weighted sums of the gradients, and it tells the weights.
     weighted: bool = True
+    needs_rows: bool = False  # whether it needs the gradients of all sources at once, not their Gramian alone
     _seed: int = 0
     _generator: torch.Generator | None = None
     _own_generator: bool = True

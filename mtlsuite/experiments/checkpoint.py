@@ -35,8 +35,12 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             f"{path}: not a readable checkpoint, truncated perhaps ({type(error).__name__}); "
             "remove the folder of this run to start it anew"
         ) from None
-    if not isinstance(state, dict) or set(state) != KEYS or not isinstance(state["rng"], list):
+    if not isinstance(state, dict) or set(state) != KEYS:
         raise UsageError(f"{path}: not a checkpoint of mtlsuite; it should hold {', '.join(sorted(KEYS))}")
+    if not isinstance(state["rng"], list):
+        raise UsageError(
+            f"{path}: of an earlier version of mtlsuite; remove the folder of this run to start it anew"
+        )
     return state
 
 

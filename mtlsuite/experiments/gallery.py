@@ -110,9 +110,11 @@ def _confusion(runs: Sequence[RunResult], found: Found) -> Named:
                 kind = "held-out" if group[0].held_out else "validation images of the"
                 seeds = len({run.seed for run in group})
                 over = f", {seeds} seeds together" if seeds > 1 else ""
+                one = name == file_name(domain)
+                if not one and group[0].held_out:
+                    over += f", held out: {', '.join(group[0].held_out)}"
                 classes = class_names(found[group[0].name].classes, n)
                 pages = confusion_pages(known, classes, f"{kind} domain {domain}, after the last step{over}")
-                one = name == file_name(domain)
                 yield from _pages(f"confusion_{file_name(domain)}", "" if one else name, pages)
 
 

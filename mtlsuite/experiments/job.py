@@ -47,6 +47,8 @@ def train(job: Job, resume: bool, steps: Steps) -> str | None:
     try:
         trainer = Trainer(job.run.config, ranks)
         if first:
+            for left in job.folder.glob(".*.tmp"):  # of a write that was killed
+                left.unlink()
             atomic_write(job.folder / CONFIG, dump(job.run.config.resolved()))
             write_status(job.folder, "running", **facts, **mark())
         with beating(job.folder) if first else contextlib.nullcontext():

@@ -239,9 +239,7 @@ class Problem:
             for task, metric in metrics.items():
                 metric.update(predictions[task], targets[task])
         with warnings.catch_warnings():
-            if (
-                self.ranks.size > 1
-            ):  # a rank without a batch computes, too: torchmetrics adds up what all have
+            if self.ranks.size > 1:  # one without a batch computes, too: torchmetrics adds up what all have
                 warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
             return {
                 f"{task}/{quantity}": float(value)

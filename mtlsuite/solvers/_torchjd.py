@@ -104,6 +104,13 @@ class Method:
         return self.kind == "scalarizer" or two_batches or issubclass(self._cls, gramian_weighted)
 
     @property
+    def gramian_weighted(self) -> bool:
+        """Whether it is an aggregator whose weights follow from the Gramian of one batch."""
+        method = self if self._inner is None else self._inner
+        two_batches = method.name in WEIGHTINGS["two_batches"]
+        return method.kind == "aggregator" and method.small and not two_batches
+
+    @property
     def weighted(self) -> bool:
         """Whether its directions are weighted sums of the gradients."""
         bases = library("aggregation")

@@ -103,6 +103,11 @@ class TorchJD(Solver):
         """Whether the method weights the sources."""
         return self._method.weighted
 
+    @property
+    def needs_rows(self) -> bool:  # type: ignore[override]
+        """Whether the method needs the Jacobian, or two of them, and not the Gramian alone."""
+        return self._method.kind == "aggregator" and not self._method.gramian_weighted
+
     def direction(self, oracle: Oracle) -> Direction:
         """The direction of the method, from the state after the last step."""
         module, device = self._ready(oracle), oracle.space.device

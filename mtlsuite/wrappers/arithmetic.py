@@ -30,6 +30,8 @@ class InnerLoop(Wrapper):
             further one draws another, from an objective that can supply them.
     """
 
+    needs_rows = True
+
     def __init__(
         self,
         inner: Solver,

@@ -115,6 +115,8 @@ class GradientEquilibrium(Wrapper):
             a base solver (or ``gga``), whose weights alone they take: a norm limit there does not act.
     """
 
+    needs_rows = True
+
     def __init__(
         self,
         inner: Solver,

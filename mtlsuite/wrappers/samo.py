@@ -38,6 +38,8 @@ class SAMO(Wrapper):
         zo_eps: size of the steps that the estimate is taken from.
     """
 
+    needs_rows = True
+
     def __init__(
         self,
         inner: Solver,

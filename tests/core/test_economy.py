@@ -105,8 +105,16 @@ def test_what_needs_all_gradients_refuses_low_memory(name: str) -> None:
         seeded(One), domain_batches(0), mse, more=lambda draw: domain_batches(draw)
     )
     spec = {**NEEDING_ROWS[name], "memory": "low"}
+    with pytest.raises(
+        mtl.UsageError, match=r"found 'low', but \w+ needs the gradients .*; allowed: fast"
+    ) as caught:
+        mtl.build_solver(spec)
+    assert caught.value.key == ("memory",)
+    spec = {"base": spec["base"], "wrap": ["sam", *spec["wrap"]], "memory": "low"}
+    with pytest.raises(mtl.UsageError, match="needs the gradients"):
+        mtl.build_solver(spec)
     with pytest.raises(mtl.UsageError, match=r"memory 'low' is for solvers .* 'fast'"):
-        after_steps(spec, objective)
+        mtl.Oracle(objective, economy=Economy("low")).jacobian()
 
 
 def test_blocks_are_the_shared_parameters_in_turn() -> None:

@@ -188,6 +188,7 @@ def test_real_images_run(model: str) -> None:
     assert set(last) == {"val/art_painting", "val/cartoon", "val/photo", "test/sketch"}
 
 
+@pytest.mark.slow
 def test_the_table_for_users_of_domainbed_names_keys_that_are_there() -> None:
     """Every assignment of the page is taken; a sweep of it, where that is what is assigned."""
     page = (Path(__file__).parents[2] / "docs" / "domainbed.md").read_text()

@@ -114,6 +114,7 @@ def test_killed_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert count == 1 + 2 + 3 * 3 + 1
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_again_and_again(tmp_path: Path, cache: Path) -> None:
     config = write(tmp_path / "kinds.yaml", all_kinds(cache, steps=20))
     begin = time.perf_counter()

@@ -103,6 +103,7 @@ class DomainFolders(DataSet):
         self._parts = {
             domain: self._shared_out(domain, i, holdout_fraction) for i, domain in enumerate(self.domains)
         }
+        self._splits: dict[tuple[str, str], FolderSplit] = {}
 
     def split(self, domain: str, part: str) -> FolderSplit:
         """The images of a part, in DomainBed's order; of ``all``, in the order of their names.
@@ -110,8 +111,12 @@ class DomainFolders(DataSet):
         Items by index are as DomainBed evaluates them; ``augmented`` is for training.
         """
         self.check(domain, part)
-        files = self._parts[domain][part]
-        return FolderSplit(files, self._read, self.input_shape[1], self.normalize, self.augment)
+        if (domain, part) not in self._splits:
+            files = self._parts[domain][part]
+            self._splits[domain, part] = FolderSplit(
+                files, self._read, self.input_shape[1], self.normalize, self.augment
+            )
+        return self._splits[domain, part]
 
     def validation(self, domain: str) -> Dataset[Sample]:
         """What a training domain is validated on: ``val``, augmented where the protocol says so."""

@@ -152,8 +152,12 @@ class Problem:
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> Scores:
         """Split -> "task/quantity" -> value: on the validation parts and on held-out domains as a whole."""
+        scores: dict[int, dict[str, float]] = {}  # a split may have two names
         with _evaluating(model):
-            return {name: self._score(model, split) for name, split in self._evaluation_splits.items()}
+            for split in self._evaluation_splits.values():
+                if id(split) not in scores:
+                    scores[id(split)] = self._score(model, split)
+        return {name: dict(scores[id(split)]) for name, split in self._evaluation_splits.items()}
 
     @torch.no_grad()
     def validation_loss(self, model: nn.Module) -> float:

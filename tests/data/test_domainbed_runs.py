@@ -58,6 +58,21 @@ def run(out: str, *settings: str) -> dict[str, bytes]:
 # --- experiments ------------------------------------------------------------------------------------------
 
 
+def test_images_under_two_names_are_scored_once() -> None:
+    """With ``both_splits``, in/sketch and test/sketch are the same images."""
+    write(Path("data"), count=20)
+    settings = {**CONFIG, "evaluation": {**CONFIG["evaluation"], "both_splits": True}}
+    made = Problem(validate(settings), torch.device("cpu"))
+    model, seen = made.model(), []
+    model.register_forward_hook(lambda _model, inputs, _output: seen.append(len(inputs[0])))
+    scores = made.evaluate(model)
+    data = ImageFolders("data", size=16)
+    wanted = [(d, "val") for d in data.domains] + [("sketch", "train")]
+    assert sum(seen) == sum(len(data.split(*part)) for part in wanted)
+    assert scores["in/sketch"] == scores["test/sketch"]
+    assert {"in/sketch", "out/sketch", "test/sketch"} <= scores.keys()
+
+
 @pytest.mark.parametrize("protocol", ["domainbed", "swad"])
 def test_what_is_evaluated(protocol: str) -> None:
     """Validation of training domains as the protocol has it; a held-out domain on its in-split as it is."""

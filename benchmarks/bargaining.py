@@ -1,6 +1,6 @@
 """Nash bargaining weights: how fast and how exact, against TorchJD and against cvxpy's solvers.
 
-    python benchmarks/bargaining.py           # about ten minutes on two free cores
+    python benchmarks/bargaining.py           # about five minutes on two free cores
     python benchmarks/bargaining.py --quick   # less than a minute: K up to 20, three conditions, three rounds
 
 Every way gets the same K gradients and returns weights a > 0 with G a = 1 / a, G their Gramian. The ways:

@@ -172,26 +172,12 @@ def records(
     Raises:
         UsageError: an accuracy is demanded and was not measured.
     """
-    result = run.result
     averaged = averaged and run.averaging is not None
-    average_of = {"averaging": run.averaging, "average_of": run.algorithm(averaged=False)}
-    args = {
-        "algorithm": run.algorithm(averaged),
-        "dataset": dataset or DATASETS.get(run.dataset, run.dataset),
-        "hparams_seed": run.search["hparams_seed"],
-        "holdout_fraction": _option(result.config["data"], "holdout_fraction"),
-        "output_dir": str(run.folder),
-        "seed": result.config.get("seed", 0),
-        "steps": (result.config.get("train") or {}).get("steps"),
-        "task": "domain_generalization",
-        "test_envs": [domains.index(name) for name in sorted(result.held_out, key=domains.index)],
-        "trial_seed": run.search["trial"],
-        "uda_holdout_fraction": 0,
-        **(average_of if averaged else {}),
-    }
+    args = _args(run, domains, dataset, averaged)
+    hparams = _hparams(run.result.config)
     seconds = _seconds_per_step(run.folder)
     found = []
-    for record in result.records:
+    for record in run.result.records:
         if record["step"] == 0:
             continue  # DomainBed measures nothing before the first step
         if averaged and record["averaging"] is None:
@@ -205,11 +191,31 @@ def records(
                 "step_time": seconds.get(record["step"], math.nan),
                 "mem_gb": math.nan,  # not measured
                 **_accuracies(run, domains, metrics, strict),
-                "hparams": _hparams(result.config),
+                "hparams": hparams,
                 "args": args,
             }
         )
     return found
+
+
+def _args(run: DomainRun, domains: Sequence[str], dataset: str | None, averaged: bool) -> dict[str, Any]:
+    """What DomainBed calls the arguments of a job."""
+    config = run.result.config
+    average_of = {"averaging": run.averaging, "average_of": run.algorithm(averaged=False)}
+    return {
+        "algorithm": run.algorithm(averaged),
+        "dataset": dataset or DATASETS.get(run.dataset, run.dataset),
+        "hparams_seed": run.search["hparams_seed"],
+        "holdout_fraction": _option(config["data"], "holdout_fraction"),
+        "output_dir": str(run.folder),
+        "seed": config.get("seed", 0),
+        "steps": (config.get("train") or {}).get("steps"),
+        "task": "domain_generalization",
+        "test_envs": [domains.index(name) for name in sorted(run.result.held_out, key=domains.index)],
+        "trial_seed": run.search["trial"],
+        "uda_holdout_fraction": 0,
+        **(average_of if averaged else {}),
+    }
 
 
 def _accuracies(

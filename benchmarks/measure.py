@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+import mtlsuite as mtl
+
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler reports its own start and stop otherwise
 
 CPU = torch.device("cpu")
@@ -161,6 +163,20 @@ def _allocations(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
         pending += event.children
         if str(event.tag).endswith("Allocation"):
             yield event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size
+
+
+def available(
+    names: Sequence[str], make: Callable[[str], object], tell: Callable[[str], object]
+) -> list[str]:
+    """The methods that can be made here; of the others ``tell`` hears the reason."""
+    found = []
+    for name in names:
+        try:
+            make(name)
+            found.append(name)
+        except (mtl.UsageError, ImportError) as error:
+            tell(f"left out: {name} ({error})")
+    return found
 
 
 def _processor() -> str:

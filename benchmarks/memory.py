@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import machine, peak_bytes
+from measure import available, machine, peak_bytes
 from papers_base import Step
-from rich.console import Console
 from step_cases import N_CLASSES, Problem, domain_problem
 
 import mtlsuite as mtl
@@ -102,18 +102,6 @@ def verdict(n_domains: int, erm: int, buffer: int, peaks: dict[str, int]) -> str
     return f"{n_domains} domains: not above ERM plus the (K, P) buffer: {found}"
 
 
-def available(names: Sequence[str], console: Console) -> dict[str, dict[str, Any]]:
-    """The methods that can be built here; what is left out is printed with the reason."""
-    found = {}
-    for name in names:
-        try:
-            mtl.build_solver(SPECS[name])
-            found[name] = SPECS[name]
-        except (mtl.UsageError, ImportError) as error:
-            console.print(f"left out: {name} ({error})", markup=False)
-    return found
-
-
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -136,7 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write everything; the exit status."""
     console = report_console()
     options = arguments(argv)
-    specs = available(options.methods, console)
+    plainly = partial(console.print, markup=False)
+    specs = {
+        name: SPECS[name]
+        for name in available(options.methods, lambda name: mtl.build_solver(SPECS[name]), plainly)
+    }
     tables, lines = [], []
     for n_domains in options.domains:
         posed = problem(n_domains, options.images, options.pixels, torch.device(options.device))

@@ -22,17 +22,17 @@ import io
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import torch
-from measure import machine
+from measure import available, machine
 from rich.console import Console
 from rich.progress import Progress
 from scaling_cases import METHODS, Axis, Kind, Sample, Size, fitted, measured, problem, step_of
 from scaling_figures import draw
 
-import mtlsuite as mtl
 from mtlsuite.core.errors import unknown_name
 from mtlsuite.experiments.files import atomic_write
 from mtlsuite.experiments.report import report_console
@@ -140,18 +140,6 @@ def results_csv(samples: Sequence[Sample]) -> str:
     return out.getvalue()
 
 
-def available(names: Sequence[str], console: Console) -> list[str]:
-    """The methods that can be built here; what is left out is printed with the reason."""
-    found = []
-    for name in names:
-        try:
-            step_of(problem("tasks", Size(2, 1_000, 1), torch.device("cpu")), name)
-            found.append(name)
-        except (mtl.UsageError, ImportError) as error:
-            console.print(f"left out: {name} ({error})", markup=False)
-    return found
-
-
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -190,7 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in METHODS:
             console.print(f"error: {unknown_name('method', name, METHODS)}", style="red", markup=False)
             return 2
-    samples = measure(options, available(options.methods, console), console)
+    small = problem("tasks", Size(2, 1_000, 1), torch.device("cpu"))
+    names = available(options.methods, partial(step_of, small), partial(console.print, markup=False))
+    samples = measure(options, names, console)
     found = [table for kind in get_args(Kind) for table in tables(samples, kind)]
     for table in found:
         console.print(to_rich(table))

@@ -40,9 +40,7 @@ class Forwards:
         statistics: whether the first forward of each graph moves BatchNorm statistics.
         seen: gets the losses of every forward.
         at_start: whether this is where the step begins.
-
-    Attributes:
-        allows_joint: whether a joint graph of the objective may be used, which needs the memory of all.
+        joins: whether a joint graph of the objective may be used, which needs the memory of all.
     """
 
     def __init__(
@@ -52,15 +50,15 @@ class Forwards:
         statistics: bool,
         seen: list[Seen],
         at_start: bool,
+        joins: bool,
     ) -> None:
         self._objective = objective
         self._expected = expected
         self._moves_statistics = set(range(len(objective.graphs))) if statistics else set()
-        self._seen, self._at_start = seen, at_start
+        self._seen, self._at_start, self._joins = seen, at_start, joins
         self._scalars: dict[int, Tensor] = {}
         self._live: dict[int, list[Tensor]] = {}
         self._here: list[Seen] = []
-        self.allows_joint = True
         self._losses: Tensor | None = None
 
     def losses(self, differentiable: bool) -> Tensor:
@@ -125,7 +123,7 @@ class Forwards:
 
     @property
     def _joint(self) -> Graph | None:
-        return self._objective.joint if self.allows_joint else None
+        return self._objective.joint if self._joins else None
 
     def _run(self, index: int, graph: Graph, differentiable: bool = True) -> list[Tensor]:
         objective = self._objective

@@ -56,8 +56,8 @@ class Oracle:
         self.seen: list[Seen] = []  # where the step begins: the losses of every forward of the step
         self._home: tuple[Tensor, Tensor] | None = None  # there, too: losses and theta before a relocation
         self._parent = parent
-        self._forwards = Forwards(objective, expected, statistics, self.start.seen, parent is None)
-        self._forwards.allows_joint = self.economy.memory == "fast"
+        joins = self.economy.memory == "fast"
+        self._forwards = Forwards(objective, expected, statistics, self.start.seen, parent is None, joins)
         self._jacobian: Jacobian | None = None
         self._mean: Tensor | None = None
 

@@ -6,7 +6,19 @@ import copy
 
 import pytest
 import torch
-from problems import TASKS, WRAPPERS, Heads, One, Passes, domain_batches, mse, nested, seeded, task_batch
+from problems import (
+    TASKS,
+    WRAPPERS,
+    Heads,
+    Masked,
+    One,
+    Passes,
+    domain_batches,
+    mse,
+    nested,
+    seeded,
+    task_batch,
+)
 from reference import flat
 from torch import Tensor, nn
 
@@ -18,17 +30,6 @@ SOLVERS = dict(
     + [nested({"name": "torchjd", "scalarizer": name}) for name in ("GeometricMean",)]
     + [nested(base, name) for base in ("nash_mtl", "famo") for name in WRAPPERS]
 )
-
-
-class Masked:
-    """A criterion of the entries that are not NaN; unguarded, so it must not be asked in vain."""
-
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        valid = ~target.isnan()
-        return (prediction[valid] - target[valid]).square().sum() / valid.sum()
-
-    def count(self, target: Tensor) -> Tensor:
-        return (~target.isnan()).sum()
 
 
 def task_objective(

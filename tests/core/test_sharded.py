@@ -18,6 +18,7 @@ from problems import (
     TASKS,
     TYPICAL,
     Heads,
+    Masked,
     One,
     domain_batches,
     mse,
@@ -33,17 +34,6 @@ from mtlsuite.core.sharded import ShardedObjective, sharded
 
 STEPS = 3
 WHOLE = (0, 1)  # the shards of one process
-
-
-class Masked:
-    """Mean over the entries that are not NaN; unguarded, so it must not be asked in vain."""
-
-    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
-        valid = ~target.isnan()
-        return (prediction[valid] - target[valid]).square().sum() / valid.sum()
-
-    def count(self, target: Tensor) -> Tensor:
-        return (~target.isnan()).sum()
 
 
 def part(batch, shards: tuple[int, ...]):
